@@ -1,0 +1,5 @@
+//! What the operator wrote, checked: file -> settings.
+
+mod settings;
+
+pub use settings::*;

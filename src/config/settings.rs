@@ -1,0 +1,127 @@
+//! The settings the gateway runs under: everything checked, every default filled in.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::auth::Key;
+use crate::cache::{Answers, CachePolicy};
+use crate::limit::{Allowance, Rate};
+use crate::route::{ModelRule, Secret, UpstreamSpec};
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// At least one.
+    pub listen: Vec<SocketAddr>,
+    pub admin: Admin,
+    /// A listener for `/metrics` alone.
+    pub metrics: Option<SocketAddr>,
+    /// At least one, in the file's order.
+    pub upstreams: Vec<UpstreamSpec>,
+    /// In the file's order. Empty: every model goes to the first upstream.
+    pub models: Vec<ModelSettings>,
+    /// `None`: open to everybody.
+    pub keys: Option<Vec<KeySettings>>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub limits: Limits,
+    pub cache: CachePolicy,
+    pub body: Body,
+    pub cors: Cors,
+    pub log: Log,
+    pub server: Server,
+}
+
+/// The operator's listener.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    pub listen: SocketAddr,
+    /// Whether the operator wrote the address. A default address that is taken is given up with a warning.
+    pub named: bool,
+    pub token: Option<Secret>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ModelSettings {
+    pub rule: ModelRule,
+    /// What of this model's answers is kept, where it is less than `cache.answers`.
+    pub answers: Option<Answers>,
+}
+
+#[derive(Debug, Clone)]
+pub struct KeySettings {
+    pub key: Key,
+    /// Its own limits; one that is `None` is as in `limits.key`.
+    pub limits: Allowance,
+    pub answers: Option<Answers>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// All callers together.
+    pub gateway: Allowance,
+    /// Each key, unless it has its own.
+    pub key: Allowance,
+    /// Each address, before authentication; approximate.
+    pub ip: Option<Rate>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Body {
+    /// One body.
+    pub bytes_max: u64,
+    /// All bodies held at once.
+    pub bytes_total_max: u64,
+    /// The longest silence of a caller who is sending a body.
+    pub idle: Duration,
+    /// Whether `image_url` and the like may name something the server would fetch.
+    pub remote_media: bool,
+}
+
+/// Which origins a browser may call from.
+#[derive(Debug, Clone)]
+pub enum Cors {
+    Any,
+    /// Pages served from this machine: `http://localhost`, `http://127.0.0.1`, `http://[::1]`, any port.
+    Loopback,
+    Listed(Vec<String>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    Stdout,
+    None,
+    File(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Clone)]
+pub struct Log {
+    pub access: AccessLog,
+    pub format: LogFormat,
+    pub level: log::LevelFilter,
+}
+
+/// `server` of the file.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// 0: one a core.
+    pub threads: usize,
+    /// The longest that a stream may go on after SIGTERM.
+    pub grace_period: Duration,
+    /// How long `/ready` is 503 before the listeners close.
+    pub pre_stop: Duration,
+    /// Pingora's own keys (`pid_file`, `daemon`, `work_stealing` …), as YAML that `ServerConf::from_yaml` reads.
+    pub pingora: String,
+}
+
+/// Whether an address is this machine's own.
+pub fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}

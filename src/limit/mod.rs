@@ -1,0 +1,5 @@
+//! How much may they ask: exact token buckets, concurrency, and a coarse shield per address.
+
+mod rate;
+
+pub use rate::{Allowance, Rate};
