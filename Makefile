@@ -7,10 +7,10 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## start llama-server and the gateway, show what the gateway does, stop both
-	@scripts/demo
+	@scripts/start demo
 
 run: ## start llama-server and the gateway and leave them running until Ctrl-C
-	@scripts/run
+	@scripts/start run
 
 test: ## everything that must hold: lint, unit tests, integration tests, tests against a real llama-server
 	@scripts/test

@@ -55,7 +55,7 @@ def main():
     try:
         server = xllamacpp.Server(parameters(args))  # returns once the model is loaded; stops when it is dropped
     except RuntimeError:
-        sys.exit(f"llama-server.py: it did not start: its own log, above, says why (is port {args.port} taken?)")
+        sys.exit(f"llama-server.py: it did not start; its own log, above, says why")
     print("llama-server listens on", server.listening_address, flush=True)
     told_to_stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
