@@ -23,7 +23,7 @@ FROM debian:bookworm-slim
 LABEL org.opencontainers.image.title="ai-gateway" \
       org.opencontainers.image.description="An AI gateway in front of llama.cpp servers: keys, exact limits, a cache, routing, logs and metrics" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ai-gateway
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ai-gateway
 COPY --from=builder /build/target/release/ai-gateway /usr/local/bin/ai-gateway
 # It writes nothing: the root file system may be read-only.
 USER 10001:10001

@@ -13,8 +13,8 @@ import threading
 
 try:
     import xllamacpp
-except ImportError:
-    sys.exit("llama-server.py: the package xllamacpp is missing: run this with .llama/bin/python, which `make demo` makes")
+except ImportError as fault:
+    sys.exit(f"llama-server.py: {fault}: run this with .llama/bin/python, which `make demo` makes")
 
 
 def arguments():

@@ -19,7 +19,7 @@ if [[ -t 1 && -z ${NO_COLOR:-} ]]; then BOLD=$'\e[1m' PLAIN=$'\e[0m'; else BOLD=
 say() { printf '%s==> %s%s\n' "$BOLD" "$*" "$PLAIN"; }
 
 fail() {
-    printf '%s: %s\n' "${0##*/}" "$*" >&2
+    printf 'error: %s\n' "$*" >&2
     exit 1
 }
 
@@ -99,6 +99,8 @@ need_llama() {
     need_python
     need_venv .llama scripts/requirements/llama.txt "llama.cpp's server and SmolLM2 (220 MB)"
     export LLAMA_PYTHON=$ROOT/.llama/bin/python
+    "$LLAMA_PYTHON" -c 'import xllamacpp' ||
+        fail "llama.cpp's server does not load on this machine: the reason is above (on Debian: apt-get install libgomp1 libstdc++6)"
     if [[ -z ${LLAMA_MODEL:-} ]]; then
         LLAMA_MODEL=$(find "$ROOT"/.llama/lib -name 'SmolLM2-135M-Instruct.Q4_1.gguf' | head -n1)
         export LLAMA_MODEL

@@ -63,7 +63,7 @@ EOF
     chmod +x "$context/llama-server"
     cat >"$context/Dockerfile" <<'EOF'
 FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends curl python3 && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends curl libgomp1 python3 && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY . .
 ENTRYPOINT ["/app/llama-server"]
