@@ -54,7 +54,8 @@ impl FromStr for ServerUrl {
 
     /// Reads a base URL. One that ends in an endpoint (`…/v1/completions`) means that server too.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("expected a URL such as `http://127.0.0.1:8080`, found `{text}`: {what}");
+        let wrong =
+            |what: &str| format!("expected a URL such as `http://127.0.0.1:8080`, found `{text}`: {what}");
         let url: http::Uri = text.parse().map_err(|_| wrong("it is not a URL"))?;
         match url.scheme_str() {
             Some("http") => {}
