@@ -68,20 +68,20 @@ fn prefix(hash: &KeyHash) -> u64 {
     u64::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]])
 }
 
-/// The key that a request presents: `authorization: Bearer …` or `x-api-key`.
+/// The key that a request presents: `authorization: Bearer …` or `x-api-key`, given the values of both headers.
 ///
-/// Both may be there if they are the same; two that differ are refused, since one of them would be ignored.
-pub fn presented<'a>(authorization: Option<&'a [u8]>, x_api_key: Option<&'a [u8]>) -> Option<&'a [u8]> {
+/// It may stand in several of them if it is the same in all; keys that differ are refused, since one would be ignored.
+pub fn presented<'a>(
+    authorization: impl Iterator<Item = &'a [u8]>,
+    x_api_key: impl Iterator<Item = &'a [u8]>,
+) -> Option<&'a [u8]> {
     let bearer = authorization.map(|value| {
         let (scheme, rest) = value.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
     });
-    match (bearer, x_api_key.map(<[u8]>::trim_ascii)) {
-        (None, key) => key,
-        (Some(bearer), None) => bearer,
-        (Some(bearer), Some(key)) => bearer.filter(|bearer| *bearer == key),
-    }
-    .filter(|key| !key.is_empty())
+    let mut all = bearer.chain(x_api_key.map(|value| Some(value.trim_ascii())));
+    let first = all.next()??;
+    (!first.is_empty() && all.all(|other| other == Some(first))).then_some(first)
 }
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn one_key_a_request() {
-        let cases: [(Option<&str>, Option<&str>, Option<&str>); 9] = [
+        let cases: [(Option<&'static str>, Option<&'static str>, Option<&str>); 9] = [
             (None, None, None),
             (Some("Bearer sk"), None, Some("sk")),
             (Some("bearer  sk "), None, Some("sk")),
@@ -136,7 +136,8 @@ mod tests {
             (Some("Bearer sk"), Some("other"), None),
         ];
         for (authorization, x_api_key, expected) in cases {
-            let found = presented(authorization.map(str::as_bytes), x_api_key.map(str::as_bytes));
+            let bytes = |value: Option<&'static str>| value.map(str::as_bytes).into_iter();
+            let found = presented(bytes(authorization), bytes(x_api_key));
             assert_eq!(found, expected.map(str::as_bytes), "{authorization:?} {x_api_key:?}");
         }
     }

@@ -24,6 +24,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    pub(super) fn new(content_type: Bytes, body: Bytes, made_at: Duration, ttl: Duration, holdings: &Arc<Holdings>) -> Self {
+        let bytes = (body.len() + content_type.len() + OVERHEAD_BYTES) as u64;
+        Self { content_type, body, made_at, expires_at: made_at + ttl, held: Held::new(bytes, holdings) }
+    }
+
     /// Bytes, all overhead counted.
     pub(super) fn weight(&self) -> u64 {
         self.held.bytes
@@ -75,18 +80,17 @@ impl Drop for Held {
 /// Gathers the chunks of an answer, up to a bound. A chunk is shared with the answer on its way, not copied.
 #[derive(Debug)]
 pub struct Recording {
-    pub key: Key,
     chunks: Vec<Bytes>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl Recording {
-    pub(super) fn new(key: Key, bytes_max: usize) -> Self {
-        Self { key, chunks: Vec::new(), bytes: 0, bytes_max }
+    pub fn new(bytes_max: usize) -> Self {
+        Self { chunks: Vec::new(), bytes: 0, bytes_max }
     }
 
-    /// Takes in a chunk; false once the answer is larger than what is kept.
+    /// Takes in a chunk; false once the answer is larger than the bound.
     pub fn push(&mut self, chunk: &Bytes) -> bool {
         self.bytes += chunk.len();
         if self.bytes > self.bytes_max {
@@ -97,17 +101,8 @@ impl Recording {
         true
     }
 
-    /// The whole answer, as it is kept.
-    pub(super) fn into_entry(
-        self,
-        content_type: Bytes,
-        made_at: Duration,
-        ttl: Duration,
-        holdings: &Arc<Holdings>,
-    ) -> Entry {
-        // Copied once, so that an entry does not hold on to the larger buffers that its chunks were cut from.
-        let body = Bytes::from(self.chunks.concat());
-        let bytes = (body.len() + content_type.len() + OVERHEAD_BYTES) as u64;
-        Entry { content_type, body, made_at, expires_at: made_at + ttl, held: Held::new(bytes, holdings) }
+    /// The answer in one piece: copied once, so that it does not hold on to the larger buffers its chunks were cut from.
+    pub fn into_body(self) -> Bytes {
+        Bytes::from(self.chunks.concat())
     }
 }

@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tinyufo::TinyUfo;
 
-use super::entry::{Entry, Holdings, Husk, Recording};
+use super::entry::{Entry, Holdings, Husk};
 use super::key::Key;
 use super::policy::CachePolicy;
 
@@ -67,17 +67,15 @@ impl Store {
         fresh.then_some(entry)
     }
 
-    /// Begins to record an answer.
-    pub fn record(&self, key: Key) -> Option<Recording> {
-        let bytes_max = usize::try_from(self.policy.entry_bytes_max.min(self.policy.size_bytes_max)).ok()?;
-        self.entries.as_ref().map(|_| Recording::new(key, bytes_max))
+    /// The largest answer that is kept, in bytes.
+    pub fn entry_bytes_max(&self) -> usize {
+        usize::try_from(self.policy.entry_bytes_max.min(self.policy.size_bytes_max)).unwrap_or(usize::MAX)
     }
 
     /// Keeps a whole answer. The next look-up finds it.
-    pub fn keep(&self, recording: Recording, content_type: Bytes, now: Duration) {
+    pub fn keep(&self, key: Key, content_type: Bytes, body: Bytes, now: Duration) {
         let Some(entries) = &self.entries else { return };
-        let key = recording.key;
-        let entry = recording.into_entry(content_type, now, self.policy.ttl, &self.holdings);
+        let entry = Entry::new(content_type, body, now, self.policy.ttl, &self.holdings);
         let Ok(kib) = u16::try_from(entry.weight().div_ceil(KIB)) else { return };
         if u64::from(kib) > self.policy.size_bytes_max / KIB {
             return;
@@ -107,15 +105,14 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Recording;
 
     fn store(size_kib: u64, entry_bytes_max: u64) -> Store {
         Store::new(CachePolicy { size_bytes_max: size_kib * KIB, entry_bytes_max, ..CachePolicy::default() })
     }
 
     fn keep(store: &Store, key: Key, bytes: usize, now: Duration) {
-        let mut recording = store.record(key).expect("the store keeps");
-        assert!(recording.push(&Bytes::from(vec![b'x'; bytes])));
-        store.keep(recording, Bytes::from_static(b"text/plain"), now);
+        store.keep(key, Bytes::from_static(b"text/plain"), Bytes::from(vec![b'x'; bytes]), now);
     }
 
     fn numbered(n: u64) -> Key {
@@ -154,14 +151,9 @@ mod tests {
 
     #[test]
     fn an_answer_over_the_bound_is_not_recorded_further() {
-        let store = store(64, 100);
-        let mut recording = store.record(numbered(1)).expect("the store keeps");
+        let mut recording = Recording::new(100);
         assert!(recording.push(&Bytes::from(vec![0; 100])));
         assert!(!recording.push(&Bytes::from_static(b"x")));
-        assert!(
-            Store::new(CachePolicy { size_bytes_max: 0, ..CachePolicy::default() })
-                .record(numbered(1))
-                .is_none()
-        );
+        assert!(!Store::new(CachePolicy { size_bytes_max: 0, ..CachePolicy::default() }).keeps());
     }
 }

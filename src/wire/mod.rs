@@ -2,6 +2,7 @@
 
 mod endpoint;
 mod json;
+mod multipart;
 mod media;
 mod sse;
 mod usage;
@@ -13,6 +14,7 @@ pub use endpoint::{
 };
 pub use envelope::ErrorBody;
 pub use json::{Document, Fault, Model, parse, refuse_slot, rename_model, wants_stream};
+pub use multipart::{model as multipart_model, rename as rename_multipart_model};
 pub use media::remote as remote_media;
 pub use sse::{Watch, error_event};
 pub use usage::Usage;

@@ -55,6 +55,10 @@ impl Watch {
         self.ended
     }
 
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     /// What must be sent before another event: nothing between events, a blank line where one was cut through.
     pub fn cut(&self) -> &'static str {
         match self.boundary {
