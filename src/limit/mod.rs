@@ -2,4 +2,4 @@
 
 mod rate;
 
-pub use rate::{Allowance, Rate};
+pub use rate::{Allowance, Rate, parse_count};
