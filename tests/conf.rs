@@ -340,7 +340,9 @@ fn no_text_makes_the_reader_panic() {
             };
             text.replace_range(at..until, &piece);
         }
-        let _ = config::from_text(&text, "test.yaml", &no_variables);
+        if let Err(faults) = config::from_text(&text, "test.yaml", &no_variables) {
+            assert_eq!(faults.to_string().lines().count(), faults.iter().count(), "{text}");
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The process's environment: variables in the file, and a gateway without a file.
 
+use std::env::VarError;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::fault::{Fault, Faults, Report};
@@ -19,13 +20,15 @@ limits: {gateway: {requests: 5/s, burst: 10}}
 /// What follows where `GATEWAY_KEY` is set.
 const NO_FILE_KEY: &str = "auth: {keys: [{name: default, sha256: '${KEY_SHA256}'}]}\n";
 
-/// The process's own environment. A variable that is not UTF-8 counts as not set.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that reads the environment; all else is handed it"
-)]
+/// The process's own environment. A variable that is not UTF-8 counts as set all the same: a `GATEWAY_KEY` that
+/// cannot be read must not leave the gateway open.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
 pub fn process_environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+    match std::env::var(name) {
+        Ok(value) => Some(value),
+        Err(VarError::NotUnicode(value)) => Some(value.to_string_lossy().into_owned()),
+        Err(VarError::NotPresent) => None,
+    }
 }
 
 /// The settings of a gateway that was given no file, from `LLM_URL`, `GATEWAY_HOST`, `GATEWAY_PORT` and

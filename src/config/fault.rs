@@ -110,7 +110,9 @@ impl Report {
         self.main_file == file
     }
 
-    pub(super) fn fault(&self, fault: Fault) {
+    pub(super) fn fault(&self, mut fault: Fault) {
+        // One fault is one line, whatever text it quotes.
+        fault.message = fault.message.replace(char::is_control, "\u{fffd}");
         self.faults.borrow_mut().push(fault);
     }
 

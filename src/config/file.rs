@@ -2,7 +2,7 @@
 
 use super::section::{Field, Section};
 use super::settings::{Body, Cors, Settings};
-use super::{answers, keys, limits, listen, models, process, upstreams, value};
+use super::{keys, limits, listen, models, process, upstreams, value};
 use crate::cache::{CachePolicy, Scope};
 
 const BODY_BYTES_MAX: u64 = 32 << 20;
@@ -64,7 +64,7 @@ fn cache(section: &mut Section) -> CachePolicy {
         size_bytes_max: section.value("size", value::size).unwrap_or(default.size_bytes_max),
         entry_bytes_max: section.value("entry", value::size_above_zero).unwrap_or(default.entry_bytes_max),
         scope: section.value("scope", value::choice(&scopes)).unwrap_or(default.scope),
-        answers: section.value("answers", answers).unwrap_or(default.answers),
+        answers: section.value("answers", value::answers).unwrap_or(default.answers),
     }
 }
 

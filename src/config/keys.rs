@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use super::answers;
 use super::limits::allowance;
 use super::section::{Field, Section};
 use super::settings::KeySettings;
@@ -74,11 +73,12 @@ impl Register {
     fn read_key(&mut self, section: &mut Section) -> Option<KeySettings> {
         let name = self.read_name(section);
         let hashes = self.read_hashes(section, name.as_deref().unwrap_or("?"));
-        let models = section.values("models", value::name);
+        let models =
+            section.some_values("models", "name a model, or leave it out for all of them", value::name);
         let expires = section.value("expires", value::timestamp);
         section
             .idle("priority", "all keys are served alike", |field| field.value(value::number(-1000..=1000)));
-        let from = section.values("from", value::network).unwrap_or_default();
+        let from = section.some_values("from", "name a network, or leave it out for any", value::network);
         let limits = section.take("limits").and_then(|field| field.section(allowance));
         section.idle("budget", "what a key spends is not bounded", |field| {
             for item in field.items() {
@@ -87,13 +87,13 @@ impl Register {
                 });
             }
         });
-        let answers = section.value("cache", answers);
+        let answers = section.value("cache", value::answers);
         section.idle("user_header", "users within a key are not told apart", |field| {
             field.value(value::header_name)
         });
 
         let models = models.map(|models| Patterns::new(&models));
-        let key = Key { name: name?, hashes, models, expires, from };
+        let key = Key { name: name?, hashes, models, expires, from: from.unwrap_or_default() };
         Some(KeySettings { key, limits: limits.unwrap_or_default(), answers })
     }
 
@@ -127,6 +127,9 @@ impl Register {
         let mut hashes = Vec::new();
         for field in fields {
             let Some(hash) = field.value(str::parse::<KeyHash>) else { continue };
+            if hash == KeyHash::of(b"") {
+                field.fault("this is the hash of no text at all: whoever sends an empty key would be let in");
+            }
             if let Some(place) = self.hashes.get(&hash) {
                 field.fault(format!("this hash stands at {place} already; keep it in one place"));
             } else {

@@ -26,7 +26,6 @@ pub use environment::{from_environment, process_environment};
 pub use fault::{Fault, Faults, Place};
 pub use settings::*;
 
-use crate::cache::Answers;
 use fault::Report;
 use section::Field;
 use source::{Source, Unread, read_text, too_long};
@@ -80,10 +79,4 @@ pub fn from_text(
     settings.map(|settings| Loaded { settings, warnings }).ok_or_else(|| {
         Unread { place: None, message: "gave no settings; this is a bug".to_owned() }.of_file(file_name)
     })
-}
-
-/// Which answers are kept, for the whole cache, a model or a key.
-fn answers(text: &str) -> value::Read<Answers> {
-    let words = [("all", Answers::All), ("deterministic", Answers::Deterministic), ("none", Answers::None)];
-    value::choice(&words)(text)
 }

@@ -1,6 +1,5 @@
 //! `models`: what callers may name, and which upstream answers to it.
 
-use super::answers;
 use super::section::{Field, Section, suggest};
 use super::settings::ModelSettings;
 use super::value::{self, Read};
@@ -9,21 +8,21 @@ use crate::route::{ModelRule, UpstreamSpec};
 /// The models, in the file's order.
 pub(super) fn read(file: &mut Section, upstreams: &[UpstreamSpec]) -> Vec<ModelSettings> {
     let members = file.take("models").map(|field| field.members()).unwrap_or_default();
-    let names: Vec<&str> = members.iter().map(|(name, _)| *name).collect();
-    members.iter().map(|(name, field)| model(name, field, &names, upstreams)).collect()
+    let models: Vec<&str> = members.iter().map(|(name, _)| *name).collect();
+    let upstreams: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
+    members.iter().map(|(name, field)| model(name, field, &models, &upstreams)).collect()
 }
 
-fn model(name: &str, field: &Field, models: &[&str], upstreams: &[UpstreamSpec]) -> ModelSettings {
+fn model(name: &str, field: &Field, models: &[&str], upstreams: &[&str]) -> ModelSettings {
     if let Err(message) = value::name(name) {
         field.fault(message);
     }
     // A model that names no upstream goes where one goes that `models` does not name: to the first.
-    let upstream = upstreams.first().map(|first| first.name.clone()).unwrap_or_default();
+    let upstream = upstreams.first().copied().unwrap_or_default().to_owned();
     let rule = ModelRule { pattern: name.to_owned(), upstream, rename: None };
     let mut model = ModelSettings { rule, answers: None };
 
-    let upstreams: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-    let upstream = |text: &str| one_of("an upstream", text, &upstreams);
+    let upstream = |text: &str| one_of("an upstream", text, upstreams);
     if field.is_scalar() {
         model.rule.upstream = field.value(upstream).unwrap_or_default();
         return model;
@@ -40,7 +39,7 @@ fn model(name: &str, field: &Field, models: &[&str], upstreams: &[UpstreamSpec])
             })
         });
         section.idle("request", "requests are not changed by it", |field| field.section(request));
-        model.answers = section.value("cache", answers);
+        model.answers = section.value("cache", value::answers);
     });
     model
 }

@@ -1,6 +1,8 @@
 //! `server` and `log`: the process. Keys of `server` that are not ours are Pingora's own.
 
 use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -18,10 +20,12 @@ enum Kind {
     Switch,
     /// A whole number from this one on.
     From(u64),
+    Between(u64, u64),
     /// As `From(0)`, or `null`.
     FromZeroOrNull,
     Text,
-    Addresses,
+    Ipv4Addresses,
+    Ipv6Addresses,
     Scale,
 }
 
@@ -40,8 +44,8 @@ const PINGORA: [(&str, Kind); 32] = [
     ("runtime_enable_alt_timer", Kind::Switch),
     ("ca_file", Kind::Text),
     ("graceful_shutdown_timeout_seconds", Kind::From(0)),
-    ("client_bind_to_ipv4", Kind::Addresses),
-    ("client_bind_to_ipv6", Kind::Addresses),
+    ("client_bind_to_ipv4", Kind::Ipv4Addresses),
+    ("client_bind_to_ipv6", Kind::Ipv6Addresses),
     ("upstream_keepalive_pool_size", Kind::From(0)),
     ("upstream_connect_offload_threadpools", Kind::From(0)),
     ("upstream_connect_offload_thread_per_pool", Kind::From(0)),
@@ -56,7 +60,7 @@ const PINGORA: [(&str, Kind); 32] = [
     ("runtime_metrics_poll_time_histogram", Kind::Switch),
     ("runtime_metrics_poll_time_histogram_scale", Kind::Scale),
     ("runtime_metrics_poll_time_histogram_resolution_micros", Kind::From(1)),
-    ("runtime_metrics_poll_time_histogram_buckets", Kind::From(1)),
+    ("runtime_metrics_poll_time_histogram_buckets", Kind::Between(1, 1024)),
     ("daemon_wait_for_ready", Kind::Switch),
     ("daemon_ready_timeout_seconds", Kind::From(1)),
     ("daemon_notify_timeout_seconds", Kind::From(1)),
@@ -91,10 +95,20 @@ fn pingora_value(field: &Field, kind: &Kind) -> Option<Value> {
         Kind::FromZeroOrNull if field.is_null() => Some(Value::Null),
         Kind::Switch => field.value(value::switch).map(Value::from),
         Kind::From(min) => field.value(value::number(*min..=u64::from(u32::MAX))).map(Value::from),
+        Kind::Between(min, max) => field.value(value::number(*min..=*max)).map(Value::from),
         Kind::FromZeroOrNull => field.value(value::number(0..=u64::from(u32::MAX))).map(Value::from),
         Kind::Text => field.value(value::text).map(Value::from),
-        Kind::Addresses => Some(Value::from(field.values(value::text))),
+        Kind::Ipv4Addresses => Some(Value::from(field.values(ip::<Ipv4Addr>))),
+        Kind::Ipv6Addresses => Some(Value::from(field.values(ip::<Ipv6Addr>))),
         Kind::Scale => field.value(value::choice(&[("linear", "linear"), ("log", "log")])).map(Value::from),
+    }
+}
+
+/// The text of an address of this family. Pingora panics over one that is not.
+fn ip<T: FromStr>(text: &str) -> Read<String> {
+    match text.parse::<T>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => value::expected("an address of this family, without a port", text),
     }
 }
 

@@ -20,13 +20,15 @@ const VALUE_FILE_BYTES_MAX: usize = 64 << 10;
 #[derive(Clone)]
 pub(super) struct Field<'a> {
     pub(super) path: String,
+    /// Where its name stands, or the value itself if it has none.
+    place: Place,
     node: &'a Node,
     source: &'a Source<'a>,
 }
 
 impl<'a> Field<'a> {
     pub(super) fn root(node: &'a Node, source: &'a Source<'a>) -> Self {
-        Self { path: String::new(), node, source }
+        Self { path: String::new(), place: node.place, node, source }
     }
 
     pub(super) fn fault(&self, message: impl Into<String>) {
@@ -45,7 +47,7 @@ impl<'a> Field<'a> {
     fn subject(&self) -> String {
         let Source { file, report, .. } = self.source;
         let file = if report.is_main(file) { String::new() } else { format!(" of {file}") };
-        format!("`{}` (line {}{file})", self.path, self.node.place.line)
+        format!("`{}` (line {}{file})", self.path, self.place.line)
     }
 
     /// `file:line:column`, for a fault that names a second place.
@@ -137,8 +139,12 @@ impl<'a> Field<'a> {
     pub(super) fn items(&self) -> Vec<Field<'a>> {
         match &self.node.content {
             Content::List(items) => {
-                let path = |index| format!("{}[{index}]", self.path);
-                let item = |(index, node)| Field { path: path(index), node, source: self.source };
+                let item = |(index, node): (usize, &'a Node)| Field {
+                    path: format!("{}[{index}]", self.path),
+                    place: node.place,
+                    node,
+                    source: self.source,
+                };
                 items.iter().enumerate().map(item).collect()
             }
             Content::Null => Vec::new(),
@@ -219,6 +225,17 @@ impl<'a> Section<'a> {
         self.take(key).map(|field| field.values(read))
     }
 
+    /// A list of single values that must have one where it is written; a fault says `what` to write.
+    pub(super) fn some_values<T>(
+        &mut self,
+        key: &'static str,
+        what: &str,
+        read: impl Fn(&str) -> Read<T>,
+    ) -> Option<Vec<T>> {
+        let field = self.take(key)?;
+        Some(field.some_items(what).iter().filter_map(|item| item.value(&read)).collect())
+    }
+
     /// A key that is known and checked, and does nothing in this version; `instead` says what happens.
     pub(super) fn idle<T>(
         &mut self,
@@ -245,7 +262,7 @@ impl<'a> Section<'a> {
 }
 
 fn field<'a>(parent: &str, entry: &'a Entry, source: &'a Source<'a>) -> Field<'a> {
-    Field { path: join(parent, &entry.name), node: &entry.node, source }
+    Field { path: join(parent, &entry.name), place: entry.place, node: &entry.node, source }
 }
 
 /// `models."qwen2.5-3b".upstream`: a name that would read as several is quoted.

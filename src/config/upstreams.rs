@@ -1,5 +1,7 @@
 //! `upstreams`: named groups of servers.
 
+use std::collections::HashSet;
+
 use super::section::{Field, Section};
 use super::value;
 use crate::route::{
@@ -86,11 +88,11 @@ fn servers(section: &mut Section) -> Vec<ServerSpec> {
         section.missing("servers", EXAMPLE_SERVER);
         return Vec::new();
     };
-    let items = list.some_items(EXAMPLE_SERVER);
-    let mut servers: Vec<ServerSpec> = Vec::new();
-    for item in items {
+    let mut names = HashSet::new();
+    let mut servers = Vec::new();
+    for item in list.some_items(EXAMPLE_SERVER) {
         let Some(server) = item.section(server).flatten() else { continue };
-        if servers.iter().any(|other| other.name == server.name) {
+        if !names.insert(server.name.clone()) {
             item.fault(format!(
                 "two servers of this upstream are called `{}`; give each its own `name`, or keep one",
                 server.name
