@@ -24,7 +24,13 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(content_type: Bytes, body: Bytes, made_at: Duration, ttl: Duration, holdings: &Arc<Holdings>) -> Self {
+    pub(super) fn new(
+        content_type: Bytes,
+        body: Bytes,
+        made_at: Duration,
+        ttl: Duration,
+        holdings: &Arc<Holdings>,
+    ) -> Self {
         let bytes = (body.len() + content_type.len() + OVERHEAD_BYTES) as u64;
         Self { content_type, body, made_at, expires_at: made_at + ttl, held: Held::new(bytes, holdings) }
     }

@@ -33,7 +33,9 @@ impl Answers {
         match self {
             Self::All => true,
             Self::Deterministic => {
-                computed || body.get("temperature").is_some_and(is_zero) || body.get("seed").is_some_and(is_fixed)
+                computed
+                    || body.get("temperature").is_some_and(is_zero)
+                    || body.get("seed").is_some_and(is_fixed)
             }
             Self::None => false,
         }

@@ -35,7 +35,11 @@ pub(super) enum Verdict {
     Forward(Job),
 }
 
-pub(super) async fn admit(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<Verdict, Stop> {
+pub(super) async fn admit(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+) -> Result<Verdict, Stop> {
     headers_within_bounds(session)?;
 
     let (method, path) = (&ctx.arrival.method, ctx.arrival.path.as_str());
@@ -101,7 +105,8 @@ fn headers_within_bounds(session: &Session) -> Result<(), Refusal> {
 fn identify(gateway: &Gateway, session: &Session, from: IpAddr) -> Result<Option<(usize, String)>, Refusal> {
     let Some(keyring) = &gateway.keyring else { return Ok(None) };
     let headers = &session.req_header().headers;
-    let values = |name: &str| headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect::<Vec<_>>();
+    let values =
+        |name: &str| headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect::<Vec<_>>();
     let (bearer, x_api_key) = (values("authorization"), values("x-api-key"));
     let text = presented(bearer.into_iter(), x_api_key.into_iter()).ok_or(Refusal::InvalidKey)?;
     let caller = keyring.identify(text, from, gateway.clock.wall()).ok_or(Refusal::InvalidKey)?;
@@ -155,7 +160,9 @@ impl Understood {
             (Self::Json { document, .. }, Some(name)) => {
                 wire::rename_model(&body, document.model.as_ref(), name).into()
             }
-            (Self::Form { model: Some(model) }, Some(name)) => wire::rename_multipart_model(&body, model, name).into(),
+            (Self::Form { model: Some(model) }, Some(name)) => {
+                wire::rename_multipart_model(&body, model, name).into()
+            }
             // A form without a model: the server has its own.
             (Self::Form { model: None }, Some(_)) => body,
         }

@@ -25,14 +25,16 @@ pub(super) fn read(gateway: &Gateway, session: &Session, arrival: &mut Arrival) 
     arrival.protocol = wire::protocol_at(path);
     arrival.origin = text("origin").map(str::to_owned);
     if let Some(peer) = session.client_addr().and_then(|address| address.as_inet()) {
-        let forwarded = head.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+        let forwarded =
+            head.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
         arrival.client_ip = client_ip(peer.ip(), forwarded, &gateway.settings.trusted_proxies);
     }
 }
 
 /// Printable, without what would break a log line or a header, and not endless.
 fn is_sane_id(id: &str) -> bool {
-    (1..=128).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte))
+    (1..=128).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&byte))
 }
 
 /// Unique, not secret.

@@ -35,7 +35,11 @@ impl From<Refusal> for Stop {
 }
 
 /// Reads the whole body, in either framing.
-pub(super) async fn read(session: &mut Session, gateway: &Gateway, share: &mut BodyShare) -> Result<Bytes, Stop> {
+pub(super) async fn read(
+    session: &mut Session,
+    gateway: &Gateway,
+    share: &mut BodyShare,
+) -> Result<Bytes, Stop> {
     let bounds = gateway.settings.body;
     let too_large = Refusal::BodyTooLarge { bytes_max: bounds.bytes_max };
     let announced = announced(session);
@@ -79,7 +83,9 @@ async fn next(session: &mut Session, idle: Duration) -> Result<Option<Bytes>, St
     match timeout(idle, session.downstream_session.read_request_body()).await {
         Err(_) => Err(Refusal::RequestTimeout.into()),
         Ok(Ok(chunk)) => Ok(chunk),
-        Ok(Err(error)) if matches!(error.etype(), ErrorType::ReadTimedout) => Err(Refusal::RequestTimeout.into()),
+        Ok(Err(error)) if matches!(error.etype(), ErrorType::ReadTimedout) => {
+            Err(Refusal::RequestTimeout.into())
+        }
         Ok(Err(error)) => Err(Stop::Left(error.into_down())),
     }
 }

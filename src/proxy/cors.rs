@@ -24,9 +24,12 @@ pub(super) struct Origin {
 pub(super) fn allow(cors: &Cors, origin: Option<&str>) -> Origin {
     match cors {
         Cors::Any => Origin { allow: Some("*".to_owned()), varies: false },
-        Cors::Loopback => Origin { allow: origin.filter(|origin| is_loopback(origin)).map(str::to_owned), varies: true },
+        Cors::Loopback => {
+            Origin { allow: origin.filter(|origin| is_loopback(origin)).map(str::to_owned), varies: true }
+        }
         Cors::Listed(origins) => {
-            let allow = origin.filter(|origin| origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin)));
+            let allow =
+                origin.filter(|origin| origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin)));
             Origin { allow: allow.map(str::to_owned), varies: true }
         }
     }
@@ -35,9 +38,7 @@ pub(super) fn allow(cors: &Cors, origin: Option<&str>) -> Origin {
 fn is_loopback(origin: &str) -> bool {
     let Ok(url) = origin.parse::<http::Uri>() else { return false };
     let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    host == "localhost"
-        || host.ends_with(".localhost")
-        || host.parse().is_ok_and(crate::config::is_loopback)
+    host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(crate::config::is_loopback)
 }
 
 #[cfg(test)]

@@ -58,7 +58,12 @@ pub(super) fn cut(ctx: &mut Context, body: &mut Option<Bytes>) -> Result<()> {
 
 /// The last word on a request that failed for good. Refusals that could still be told have been; what is left are
 /// callers that are gone, and answers that had begun.
-pub(super) async fn end(gateway: &Gateway, session: &mut Session, ctx: &mut Context, error: &Error) -> FailToProxy {
+pub(super) async fn end(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    error: &Error,
+) -> FailToProxy {
     // Whatever was told cannot be taken back: the connection ends with it.
     session.downstream_session.set_keepalive(None);
     let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());

@@ -39,9 +39,10 @@ pub(super) fn choose(gateway: &Gateway, ctx: &mut Context) -> Result<(), Refusal
     if ctx.route.lease.is_some() {
         return Ok(());
     }
-    Err(Refusal::NoUpstream { retry_after: upstream.spec.health.every.max(Duration::from_secs(1)) }).inspect_err(|_| {
-        gateway.metrics.queued(Duration::ZERO);
-    })
+    Err(Refusal::NoUpstream { retry_after: upstream.spec.health.every.max(Duration::from_secs(1)) })
+        .inspect_err(|_| {
+            gateway.metrics.queued(Duration::ZERO);
+        })
 }
 
 /// Where Pingora connects to: the chosen server, or the refuser once there is no further try.
@@ -59,8 +60,11 @@ pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<Htt
     let server = lease.server();
     ctx.route.tried.push(server.clone());
     let Some(address) = address(server).await else {
-        return Error::e_explain(ErrorType::ConnectError, format!("`{}` does not resolve", server.spec.url.host))
-            .map_err(|error: Box<Error>| unresolved(gateway, ctx, error));
+        return Error::e_explain(
+            ErrorType::ConnectError,
+            format!("`{}` does not resolve", server.spec.url.host),
+        )
+        .map_err(|error: Box<Error>| unresolved(gateway, ctx, error));
     };
     let timeouts = job.resolved.upstream.spec.timeouts;
     let mut peer = HttpPeer::new(address, false, String::new());
@@ -88,7 +92,12 @@ fn unresolved(gateway: &Gateway, ctx: &mut Context, mut error: Box<Error>) -> Bo
 }
 
 /// The request as the server gets it: made anew, from the endpoint's row and the headers that pass.
-pub(super) fn request(gateway: &Gateway, session: &Session, ctx: &Context, request: &mut RequestHeader) -> Result<()> {
+pub(super) fn request(
+    gateway: &Gateway,
+    session: &Session,
+    ctx: &Context,
+    request: &mut RequestHeader,
+) -> Result<()> {
     let (Some(job), Some(lease)) = (&ctx.job, &ctx.route.lease) else { return Ok(()) };
     ctx.route.timing.sent(job.resolved.upstream.spec.timeouts, gateway.clock.now());
     let server = &lease.server().spec;
@@ -111,7 +120,8 @@ pub(super) fn request(gateway: &Gateway, session: &Session, ctx: &Context, reque
 /// A server's 401 speaks of the gateway's key, since the caller's never went there.
 pub(super) fn check_credentials(status: http::StatusCode) -> Result<()> {
     if status == http::StatusCode::UNAUTHORIZED {
-        return Error::e_explain(CREDENTIALS, "401 from the server").map_err(|error: Box<Error>| error.into_up());
+        return Error::e_explain(CREDENTIALS, "401 from the server")
+            .map_err(|error: Box<Error>| error.into_up());
     }
     Ok(())
 }
@@ -143,7 +153,13 @@ fn try_again(gateway: &Gateway, ctx: &mut Context, reason: &str, failure: Refusa
 }
 
 /// Takes in that a try failed after the request was sent. True: Pingora comes around again.
-pub(super) fn broke_off(gateway: &Gateway, session: &Session, ctx: &mut Context, error: &Error, reused: bool) -> bool {
+pub(super) fn broke_off(
+    gateway: &Gateway,
+    session: &Session,
+    ctx: &mut Context,
+    error: &Error,
+    reused: bool,
+) -> bool {
     let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
     if let Some(late) = late(error) {
         ctx.route.failure = Some(Refusal::UpstreamTimeout(late.what()));
@@ -159,7 +175,7 @@ pub(super) fn broke_off(gateway: &Gateway, session: &Session, ctx: &mut Context,
         return !begun;
     }
     let failure = Refusal::UpstreamError(match error.etype() {
-        ErrorType::InvalidHTTPHeader | ErrorType::InvalidHTTP1Body(..) => "answered nonsense",
+        ErrorType::InvalidHTTPHeader | ErrorType::H1Error => "answered nonsense",
         _ => "broke off",
     });
     if begun {
@@ -169,7 +185,12 @@ pub(super) fn broke_off(gateway: &Gateway, session: &Session, ctx: &mut Context,
     if let (Some(lease), Some(job)) = (&ctx.route.lease, &ctx.job)
         && !reused
     {
-        gateway.note(&job.resolved.upstream.spec.name, lease.server(), Sign::Fault, "it broke off before it answered");
+        gateway.note(
+            &job.resolved.upstream.spec.name,
+            lease.server(),
+            Sign::Fault,
+            "it broke off before it answered",
+        );
     }
     // A pooled connection that had died idle says nothing of the request. Otherwise once more, at most: the server may
     // have died of it.
@@ -183,7 +204,9 @@ pub(super) fn broke_off(gateway: &Gateway, session: &Session, ctx: &mut Context,
 
 /// The timeout that an error stands for, if it is one.
 fn late(error: &Error) -> Option<Late> {
-    [Late::FirstByte, Late::BetweenBytes, Late::Total].into_iter().find(|late| *error.etype() == late_error(*late))
+    [Late::FirstByte, Late::BetweenBytes, Late::Total]
+        .into_iter()
+        .find(|late| *error.etype() == late_error(*late))
 }
 
 /// Takes in that a server began to answer.

@@ -45,7 +45,10 @@ impl Gateway {
             AccessLog::File(path) => Sink::File(path.clone()),
         };
         Ok(Self {
-            keyring: settings.keys.as_ref().map(|keys| Keyring::new(keys.iter().map(|key| key.key.clone()).collect())),
+            keyring: settings
+                .keys
+                .as_ref()
+                .map(|keys| Keyring::new(keys.iter().map(|key| key.key.clone()).collect())),
             gate: Gate::new(
                 settings.limits.gateway,
                 keys.iter().map(|key| key.limits.or(settings.limits.key)).collect(),
@@ -67,13 +70,21 @@ impl Gateway {
 
     /// What of the answers to a key and a model is kept: the least of what the file says.
     pub fn answers(&self, key: Option<usize>, rule: Option<usize>) -> Answers {
-        let narrowed = |list: &[Option<Answers>], at: Option<usize>| at.and_then(|at| list.get(at).copied().flatten());
-        let all = [Some(self.settings.cache.answers), narrowed(&self.key_answers, key), narrowed(&self.model_answers, rule)];
-        all.into_iter().flatten().max_by_key(|answers| match answers {
-            Answers::All => 0,
-            Answers::Deterministic => 1,
-            Answers::None => 2,
-        }).unwrap_or_default()
+        let narrowed =
+            |list: &[Option<Answers>], at: Option<usize>| at.and_then(|at| list.get(at).copied().flatten());
+        let all = [
+            Some(self.settings.cache.answers),
+            narrowed(&self.key_answers, key),
+            narrowed(&self.model_answers, rule),
+        ];
+        all.into_iter()
+            .flatten()
+            .max_by_key(|answers| match answers {
+                Answers::All => 0,
+                Answers::Deterministic => 1,
+                Answers::None => 2,
+            })
+            .unwrap_or_default()
     }
 
     /// Takes in what a probe or a request met of a server, and says so where it changes something.
@@ -102,7 +113,10 @@ fn labels(settings: &Settings, fleet: &Fleet) -> Labels {
         models: fleet.named_models().map(|rule| (rule.pattern.clone(), rule.upstream.clone())).collect(),
         keys: keys.unwrap_or_else(|| vec![ANYBODY.to_owned()]),
         limits: Limit::ALL.iter().map(|limit| limit.name()).collect(),
-        servers: fleet.servers().map(|(upstream, server)| (upstream.spec.name.clone(), server.spec.name.clone())).collect(),
+        servers: fleet
+            .servers()
+            .map(|(upstream, server)| (upstream.spec.name.clone(), server.spec.name.clone()))
+            .collect(),
     }
 }
 

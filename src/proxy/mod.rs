@@ -69,7 +69,9 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        if session.req_header().version == Version::HTTP_11 && session.downstream_session.get_keepalive().is_some() {
+        if session.req_header().version == Version::HTTP_11
+            && session.downstream_session.get_keepalive().is_some()
+        {
             session.downstream_session.set_keepalive(Some(KEEPALIVE_SECONDS));
         }
         session.downstream_session.set_write_timeout(Some(WRITE_TIME_MAX));
@@ -134,7 +136,12 @@ impl ProxyHttp for Proxy {
         forward::check_credentials(answer.status)
     }
 
-    async fn response_filter(&self, session: &mut Session, answer: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
         if answer.status.is_informational() {
             return Ok(());
         }
@@ -171,7 +178,13 @@ impl ProxyHttp for Proxy {
         Ok(None)
     }
 
-    fn fail_to_connect(&self, _session: &mut Session, _peer: &HttpPeer, ctx: &mut Context, error: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        error: Box<Error>,
+    ) -> Box<Error> {
         failure::connect(&self.0, ctx, error)
     }
 

@@ -107,7 +107,12 @@ pub(crate) fn metrics(gateway: &Gateway) -> (Vec<u8>, &'static str) {
     let holding = gateway.store.holding();
     gateway.metrics.set_cache(holding.bytes, holding.stored, holding.evicted);
     for (upstream, server) in gateway.fleet.servers() {
-        gateway.metrics.set_server(&upstream.spec.name, &server.spec.name, server.is_up(), server.in_flight());
+        gateway.metrics.set_server(
+            &upstream.spec.name,
+            &server.spec.name,
+            server.is_up(),
+            server.in_flight(),
+        );
     }
     gateway.metrics.page()
 }

@@ -9,7 +9,7 @@ use crate::wire::{ErrorBody, Fault, Protocol};
 
 /// Why a request is not answered as asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub(super) enum Refusal {
     InvalidJson(String),
     InvalidRequest { message: String, param: Option<&'static str> },
     RemoteMedia(&'static str),
@@ -31,17 +31,17 @@ pub enum Refusal {
 
 /// What a caller is told: one row of the table.
 #[derive(Debug)]
-pub struct Told {
-    pub status: StatusCode,
-    pub code: &'static str,
+pub(super) struct Told {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
     /// OpenAI's class of error.
-    pub kind: &'static str,
-    pub message: String,
-    pub param: Option<&'static str>,
+    pub(super) kind: &'static str,
+    pub(super) message: String,
+    pub(super) param: Option<&'static str>,
     /// The true wait.
-    pub retry_after: Option<Duration>,
+    pub(super) retry_after: Option<Duration>,
     /// What SDKs must not repeat.
-    pub final_word: bool,
+    pub(super) final_word: bool,
 }
 
 impl From<Fault> for Refusal {
@@ -58,17 +58,28 @@ const SERVER: &str = "server_error";
 
 impl Refusal {
     /// The table.
-    pub fn told(&self) -> Told {
+    pub(super) fn told(&self) -> Told {
         match self {
-            Self::InvalidJson(what) => {
-                told(400, "invalid_json", REQUEST, format!("The body is not valid JSON: {what}. Send one JSON object."))
-            }
-            Self::InvalidRequest { message, param } => {
-                Told { param: *param, ..told(400, "invalid_request", REQUEST, format!("Cannot use this request: {message}.")) }
-            }
+            Self::InvalidJson(what) => told(
+                400,
+                "invalid_json",
+                REQUEST,
+                format!(
+                    "The body cannot be read as JSON: {what}. Send one JSON object, with no member twice."
+                ),
+            ),
+            Self::InvalidRequest { message, param } => Told {
+                param: *param,
+                ..told(400, "invalid_request", REQUEST, format!("Cannot use this request: {message}."))
+            },
             Self::RemoteMedia(param) => Told {
                 param: Some(*param),
-                ..told(400, "remote_media", REQUEST, "Media by URL is not fetched here; send it inline as a `data:` URL.")
+                ..told(
+                    400,
+                    "remote_media",
+                    REQUEST,
+                    "Media by URL is not fetched here; send it inline as a `data:` URL.",
+                )
             },
             Self::InvalidKey => told(
                 401,
@@ -82,12 +93,17 @@ impl Refusal {
                     403,
                     "model_not_allowed",
                     "permission_error",
-                    format!("This key may not use the model `{model}`; `GET /v1/models` lists those that it may."),
+                    format!(
+                        "This key may not use the model `{model}`; `GET /v1/models` lists those that it may."
+                    ),
                 )
             },
-            Self::NotFound => {
-                told(404, "not_found", "not_found_error", "Nothing is served at this path; see the list of endpoints.")
-            }
+            Self::NotFound => told(
+                404,
+                "not_found",
+                "not_found_error",
+                "Nothing is served at this path; see the list of endpoints.",
+            ),
             Self::ModelNotFound(model) => Told {
                 param: Some("model"),
                 ..told(
@@ -109,37 +125,66 @@ impl Refusal {
                 "timeout_error",
                 "The body did not arrive in time; send it again without pauses.",
             ),
-            Self::BodyTooLarge { bytes_max } => {
-                told(413, "body_too_large", "request_too_large", format!("The body is larger than {bytes_max} bytes; send less."))
-            }
+            Self::BodyTooLarge { bytes_max } => told(
+                413,
+                "body_too_large",
+                "request_too_large",
+                format!("The body is larger than {bytes_max} bytes; send less."),
+            ),
             Self::BodiesFull => Told {
                 retry_after: Some(Duration::from_secs(1)),
-                ..told(503, "queue_full", "overloaded_error", "Too many bodies are held at once; try again in a moment.")
+                ..told(
+                    503,
+                    "queue_full",
+                    "overloaded_error",
+                    "Too many bodies are held at once; try again in a moment.",
+                )
             },
-            Self::HeadersTooLarge { bytes_max } => {
-                told(431, "headers_too_large", REQUEST, format!("The headers are larger than {bytes_max} bytes; send less."))
-            }
+            Self::HeadersTooLarge { bytes_max } => told(
+                431,
+                "headers_too_large",
+                REQUEST,
+                format!("The headers are larger than {bytes_max} bytes; send less."),
+            ),
             Self::Limited(refused) => limited(refused),
-            Self::UpstreamError(what) => {
-                told(502, "upstream_error", SERVER, format!("The model server {what}; try again, or tell its operator."))
-            }
+            Self::UpstreamError(what) => told(
+                502,
+                "upstream_error",
+                SERVER,
+                format!("The model server {what}; try again, or tell its operator."),
+            ),
             Self::NoUpstream { retry_after } => Told {
                 retry_after: Some(*retry_after),
-                ..told(503, "no_upstream", "overloaded_error", "No model server is up at the moment; try again shortly.")
+                ..told(
+                    503,
+                    "no_upstream",
+                    "overloaded_error",
+                    "No model server is up at the moment; try again shortly.",
+                )
             },
             Self::UpstreamTimeout(what) => Told {
                 final_word: true,
-                ..told(504, "upstream_timeout", "timeout_error", format!("The model server {what}; ask for less, or raise the timeout."))
+                ..told(
+                    504,
+                    "upstream_timeout",
+                    "timeout_error",
+                    format!("The model server {what}; ask for less, or raise the timeout."),
+                )
             },
             Self::NotCached => Told {
                 final_word: true,
-                ..told(504, "not_cached", REQUEST, "No answer to this is kept; ask without `cache-control: only-if-cached`.")
+                ..told(
+                    504,
+                    "not_cached",
+                    REQUEST,
+                    "No answer to this is kept; ask without `cache-control: only-if-cached`.",
+                )
             },
         }
     }
 
     /// The limit that refused, as logs and metrics name it.
-    pub fn limit(&self) -> Option<Limit> {
+    pub(super) fn limit(&self) -> Option<Limit> {
         match self {
             Self::Limited(refused) => Some(refused.limit),
             _ => None,
@@ -148,8 +193,9 @@ impl Refusal {
 }
 
 impl Told {
-    pub fn body(&self, protocol: Protocol) -> String {
-        ErrorBody { message: &self.message, kind: self.kind, code: self.code, param: self.param }.to_json(protocol)
+    pub(super) fn body(&self, protocol: Protocol) -> String {
+        ErrorBody { message: &self.message, kind: self.kind, code: self.code, param: self.param }
+            .to_json(protocol)
     }
 }
 

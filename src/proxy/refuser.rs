@@ -54,7 +54,11 @@ struct Answer {
 }
 
 impl AsyncRead for Answer {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let end = self.bytes.len().min(self.read + buf.remaining());
         buf.put_slice(&self.bytes[self.read..end]);
         self.read = end;

@@ -23,7 +23,12 @@ use super::refusal::{Refusal, Told};
 const JSON: &str = "application/json; charset=utf-8";
 
 /// Says no. The connection stays usable if the rest of the caller's body can be thrown away.
-pub(super) async fn refuse(gateway: &Gateway, session: &mut Session, ctx: &mut Context, refusal: Refusal) -> Result<()> {
+pub(super) async fn refuse(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    refusal: Refusal,
+) -> Result<()> {
     let told = refusal.told();
     // What the request took is back before the caller can know of it.
     ctx.release();
@@ -94,7 +99,12 @@ fn tell(answer: &mut ResponseHeader, refusal: &Refusal, told: &Told) -> Result<(
 }
 
 /// Answers from the cache: the bytes that were sent before.
-pub(super) async fn hit(gateway: &Gateway, session: &mut Session, ctx: &mut Context, entry: &Entry) -> Result<()> {
+pub(super) async fn hit(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    entry: &Entry,
+) -> Result<()> {
     ctx.release();
     let now = gateway.clock.now();
     let mut answer = ResponseHeader::build(StatusCode::OK, Some(20))?;
@@ -106,7 +116,13 @@ pub(super) async fn hit(gateway: &Gateway, session: &mut Session, ctx: &mut Cont
 }
 
 /// Answers with JSON of the gateway's own.
-pub(super) async fn own(gateway: &Gateway, session: &mut Session, ctx: &mut Context, status: StatusCode, json: String) -> Result<()> {
+pub(super) async fn own(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    status: StatusCode,
+    json: String,
+) -> Result<()> {
     ctx.release();
     let mut answer = ResponseHeader::build(status, Some(20))?;
     answer.insert_header(header::CONTENT_TYPE, JSON)?;
@@ -134,7 +150,13 @@ pub(super) async fn preflight(gateway: &Gateway, session: &mut Session, ctx: &mu
     sent.map_err(|error| left(ctx, error))
 }
 
-async fn send(gateway: &Gateway, session: &mut Session, ctx: &mut Context, mut answer: ResponseHeader, body: Bytes) -> Result<()> {
+async fn send(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    mut answer: ResponseHeader,
+    body: Bytes,
+) -> Result<()> {
     ctx.told.status = answer.status.as_u16();
     answer.insert_header(header::CONTENT_LENGTH, body.len())?;
     mark(gateway, ctx, &mut answer)?;
@@ -235,7 +257,15 @@ mod tests {
 
     #[test]
     fn times_are_written_as_openai_writes_them() {
-        let cases = [(0, "0ms"), (1, "1ms"), (999, "999ms"), (1000, "1s"), (1001, "2s"), (360_000, "6m0s"), (3_661_000, "1h1m1s")];
+        let cases = [
+            (0, "0ms"),
+            (1, "1ms"),
+            (999, "999ms"),
+            (1000, "1s"),
+            (1001, "2s"),
+            (360_000, "6m0s"),
+            (3_661_000, "1h1m1s"),
+        ];
         for (millis, text) in cases {
             assert_eq!(Reset(Duration::from_millis(millis)).to_string(), text);
         }

@@ -94,7 +94,9 @@ async fn late(timing: &Timing, clock: Clock, sleep: &mut Option<Pin<Box<Sleep>>>
         }
         let deadline = tokio::time::Instant::now() + (due - now);
         match sleep {
-            Some(timer) if timer.is_elapsed() || timer.deadline() > deadline => timer.as_mut().reset(deadline),
+            Some(timer) if timer.is_elapsed() || timer.deadline() > deadline => {
+                timer.as_mut().reset(deadline)
+            }
             Some(_) => {}
             None => *sleep = Some(Box::pin(tokio::time::sleep_until(deadline))),
         }

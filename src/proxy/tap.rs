@@ -105,7 +105,9 @@ impl Tap {
     /// Whether the answer is a stream of events; then, what ends it when it cannot go on.
     pub(super) fn last_event(&self, error: &str) -> Option<Bytes> {
         match &self.form {
-            Form::Stream(watch) => Some(Bytes::from(watch.cut().to_owned() + &error_event(watch.protocol(), error))),
+            Form::Stream(watch) => {
+                Some(Bytes::from(watch.cut().to_owned() + &error_event(watch.protocol(), error)))
+            }
             Form::Json(_) | Form::Other => None,
         }
     }

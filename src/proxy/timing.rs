@@ -72,7 +72,8 @@ mod tests {
         let seconds = |n| Some(Duration::from_secs(n));
         let timing = Timing::default();
         assert_eq!(timing.due(), None);
-        let all = Timeouts { connect: None, first_byte: seconds(5), between_bytes: seconds(2), total: seconds(10) };
+        let all =
+            Timeouts { connect: None, first_byte: seconds(5), between_bytes: seconds(2), total: seconds(10) };
         timing.sent(all, Duration::from_secs(100));
         assert_eq!(timing.due(), seconds(105).zip(Some(Late::FirstByte)));
         timing.byte(Duration::from_secs(104));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use wildmatch::WildMatch;
+use wildmatch::WildMatchPattern;
 
 use super::server::{Lease, Server};
 use super::spec::{Balance, ModelRule, UpstreamSpec};
@@ -79,12 +79,15 @@ pub struct Resolved {
     pub rule: Option<usize>,
 }
 
+/// `*` stands for any characters, none among them; nothing else is special.
+type Pattern = WildMatchPattern<'*', '\0'>;
+
 /// All servers of one gateway.
 #[derive(Debug)]
 pub struct Fleet {
     /// At least one.
     pub upstreams: Vec<Arc<Upstream>>,
-    rules: Vec<(ModelRule, WildMatch)>,
+    rules: Vec<(ModelRule, Pattern)>,
 }
 
 impl Fleet {
@@ -92,7 +95,7 @@ impl Fleet {
     pub fn new(upstreams: Vec<UpstreamSpec>, rules: Vec<ModelRule>) -> Self {
         Self {
             upstreams: upstreams.into_iter().map(|spec| Arc::new(Upstream::new(spec))).collect(),
-            rules: rules.into_iter().map(|rule| (rule.clone(), WildMatch::new(&rule.pattern))).collect(),
+            rules: rules.into_iter().map(|rule| (rule.clone(), Pattern::new(&rule.pattern))).collect(),
         }
     }
 

@@ -29,9 +29,9 @@ pub struct Model {
 /// What is wrong with a body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Not JSON; what the parser says, with line and column.
+    /// Not a JSON object that every reader understands alike; what the parser says, with line and column.
     Syntax(String),
-    /// JSON that cannot be used.
+    /// An object with a member of the wrong type or one that is not the caller's to set.
     Shape { message: String, param: Option<&'static str> },
 }
 
@@ -47,8 +47,6 @@ pub fn parse(body: &[u8]) -> Result<Document, Fault> {
     let parsed = json.deserialize_any(TopLevel { body }).and_then(|parsed| json.end().map(|()| parsed));
     match parsed {
         Ok(parsed) => parsed,
-        // A custom error of our own visitors: JSON, but not what it must be.
-        Err(error) if error.is_data() => Err(Fault::shape(error.to_string(), None)),
         Err(error) => Err(Fault::Syntax(error.to_string())),
     }
 }
@@ -214,21 +212,22 @@ pub fn rename_model(body: &[u8], model: Option<&Model>, name: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn shape(body: &str) -> String {
+    fn syntax(body: &str) -> String {
         match parse(body.as_bytes()) {
-            Err(Fault::Shape { message, .. }) => message,
+            Err(Fault::Syntax(message)) => message,
             other => panic!("{body}: {other:?}"),
         }
     }
 
     #[test]
     fn bodies_that_two_readers_could_understand_differently_are_refused() {
-        assert!(shape(r#"{"a":1,"a":2}"#).contains("`a` is there twice"));
-        assert!(shape(r#"{"model":"a","model":"b"}"#).contains("`model` is there twice"));
-        assert!(shape(r#"{"a":[{"b":1,"b":1}]}"#).contains("`b` is there twice"));
-        assert!(shape("[1]").contains("JSON object"));
-        assert!(shape("7").contains("JSON object"));
-        assert_eq!(shape(r#"{"model":7}"#), "`model` must be a string");
+        assert!(syntax(r#"{"a":1,"a":2}"#).contains("`a` is there twice"));
+        assert!(syntax(r#"{"model":"a","model":"b"}"#).contains("`model` is there twice"));
+        assert!(syntax(r#"{"a":[{"b":1,"b":1}]}"#).contains("`b` is there twice"));
+        assert!(syntax("[1]").contains("JSON object"));
+        assert!(syntax("7").contains("JSON object"));
+        let param = Some("model");
+        assert_eq!(parse(br#"{"model":7}"#).err(), Some(Fault::shape("`model` must be a string", param)));
     }
 
     #[test]

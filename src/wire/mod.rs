@@ -14,7 +14,7 @@ pub use endpoint::{
 };
 pub use envelope::ErrorBody;
 pub use json::{Document, Fault, Model, parse, refuse_slot, rename_model, wants_stream};
-pub use multipart::{model as multipart_model, rename as rename_multipart_model};
 pub use media::remote as remote_media;
+pub use multipart::{model as multipart_model, rename as rename_multipart_model};
 pub use sse::{Watch, error_event};
 pub use usage::Usage;

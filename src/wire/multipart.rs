@@ -15,7 +15,10 @@ const FIELD_BYTES_MAX: u64 = 64 << 10;
 
 /// Finds the part named `model`, if there is one.
 pub async fn model(content_type: &str, body: &Bytes) -> Result<Option<Model>, Fault> {
-    let wrong = |error: multer::Error| Fault::Shape { message: format!("the multipart body cannot be read ({error})"), param: None };
+    let wrong = |error: multer::Error| Fault::Shape {
+        message: format!("the multipart body cannot be read ({error})"),
+        param: None,
+    };
     let boundary = parse_boundary(content_type).map_err(wrong)?;
     let limits = Constraints::new().size_limit(SizeLimit::new().for_field("model", FIELD_BYTES_MAX));
     let once = stream::iter([Ok::<_, Infallible>(body.clone())]);
@@ -26,7 +29,10 @@ pub async fn model(content_type: &str, body: &Bytes) -> Result<Option<Model>, Fa
             continue;
         }
         if found.is_some() {
-            return Err(Fault::Shape { message: "the part `model` is there twice".to_owned(), param: Some("model") });
+            return Err(Fault::Shape {
+                message: "the part `model` is there twice".to_owned(),
+                param: Some("model"),
+            });
         }
         let name = part.text().await.map_err(wrong)?;
         let span = place(body, &name).ok_or_else(|| Fault::Shape {
@@ -40,7 +46,8 @@ pub async fn model(content_type: &str, body: &Bytes) -> Result<Option<Model>, Fa
 
 /// Where the part's text stands in the body: after the header that names it and the blank line.
 fn place(body: &[u8], name: &str) -> Option<Range<usize>> {
-    let header = [&b"name=\"model\""[..], b"name=model"].into_iter().find_map(|header| memmem::find(body, header))?;
+    let header =
+        [&b"name=\"model\""[..], b"name=model"].into_iter().find_map(|header| memmem::find(body, header))?;
     let start = header + memmem::find(&body[header..], b"\r\n\r\n")? + 4;
     let end = start + name.len();
     (body.get(start..end)? == name.as_bytes() && body[end..].starts_with(b"\r\n--")).then_some(start..end)
@@ -77,6 +84,8 @@ mod tests {
     async fn a_body_that_is_no_form_is_a_fault() {
         assert!(model("application/json", &Bytes::from_static(b"{}")).await.is_err());
         assert!(model("multipart/form-data; boundary=X", &Bytes::from_static(b"--X\r\n")).await.is_err());
-        assert!(model("multipart/form-data; boundary=X", &form(&[("model", "a"), ("model", "b")])).await.is_err());
+        assert!(
+            model("multipart/form-data; boundary=X", &form(&[("model", "a"), ("model", "b")])).await.is_err()
+        );
     }
 }
