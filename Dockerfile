@@ -1,0 +1,34 @@
+# The gateway alone, as one image: build it with `docker build -t ai-gateway .`
+# docs/DEPLOY.md has the commands to run it, docker-compose.yml puts it in front of a llama-server.
+
+FROM rust:1.95-slim-bookworm AS builder
+# cmake and make build zlib-ng and jemalloc, which Pingora's compression and the allocator are.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends cmake make \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+# The dependencies first, from an empty program: this layer lasts until Cargo.toml or Cargo.lock changes.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+    && echo 'fn main() {}' > src/main.rs \
+    && touch src/lib.rs \
+    && cargo build --release --locked
+COPY conf conf
+COPY src src
+# The files keep the times of the checkout, which may be older than the empty program's: cargo would not look again.
+RUN touch src/main.rs src/lib.rs \
+    && cargo build --release --locked
+
+FROM debian:bookworm-slim
+LABEL org.opencontainers.image.title="ai-gateway" \
+      org.opencontainers.image.description="An AI gateway in front of llama.cpp servers: keys, exact limits, a cache, routing, logs and metrics" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ai-gateway
+COPY --from=builder /build/target/release/ai-gateway /usr/local/bin/ai-gateway
+# It writes nothing: the root file system may be read-only.
+USER 10001:10001
+ENV GATEWAY_HOST=0.0.0.0
+EXPOSE 9001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s --retries=3 CMD ["ai-gateway", "health"]
+ENTRYPOINT ["ai-gateway"]

@@ -1,0 +1,28 @@
+# Each target works from a clean checkout with no other step before it: what a machine lacks is installed or named.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test build lint test-docker clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## start llama-server and the gateway, show what the gateway does, stop both
+	@scripts/start demo
+
+run: ## start llama-server and the gateway and leave them running until Ctrl-C
+	@scripts/start run
+
+test: ## everything that must hold: lint, unit tests, integration tests, tests against a real llama-server
+	@scripts/test
+
+build: ## build the release binary, target/release/ai-gateway
+	@scripts/build --release
+
+lint: ## formatting, clippy, documentation, shell scripts, Dockerfile, compose file
+	@scripts/lint
+
+test-docker: ## build the image and run the compose file for real, in a Docker engine of its own (root, Debian)
+	@scripts/test-docker
+
+clean: ## remove everything that these targets made inside this folder
+	rm -rf target .llama .tools .demo
