@@ -7,6 +7,18 @@
 #[macro_use]
 mod support;
 
+mod stage;
 mod smoke;
 mod proxy;
 mod bodies;
+mod refuse;
+mod auth;
+mod limit;
+mod cache;
+mod stream;
+mod failure;
+mod route;
+mod cors;
+mod observe;
+mod config_cli;
+mod living;

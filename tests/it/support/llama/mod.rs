@@ -27,7 +27,6 @@ const PORT: u16 = 8080;
 #[derive(Debug, Clone)]
 pub(crate) struct Received {
     pub(crate) head: Head,
-    pub(crate) framing: Framing,
     pub(crate) body: Vec<u8>,
 }
 

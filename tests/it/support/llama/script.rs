@@ -32,7 +32,6 @@ pub(crate) struct Script {
     pub(super) words: Vec<String>,
     pub(super) plain: Option<String>,
     pub(super) events: Option<Vec<String>>,
-    pub(super) content_type: Option<String>,
     pub(super) headers: Vec<(String, String)>,
     pub(super) holds_head: bool,
     pub(super) holds: bool,
@@ -53,7 +52,6 @@ pub(crate) fn scripted() -> Script {
         words: vec!["Hel".to_owned(), "lo".to_owned()],
         plain: None,
         events: None,
-        content_type: None,
         headers: Vec::new(),
         holds_head: false,
         holds: false,
@@ -88,11 +86,6 @@ impl Script {
     /// These very pieces as the body of a stream.
     pub(crate) fn events<const N: usize>(mut self, pieces: [&str; N]) -> Self {
         self.events = Some(pieces.map(str::to_owned).to_vec());
-        self
-    }
-
-    pub(crate) fn content_type(mut self, content_type: &str) -> Self {
-        self.content_type = Some(content_type.to_owned());
         self
     }
 

@@ -82,7 +82,7 @@ impl Connection {
         while let Some(piece) = self.inbox.piece(&mut left, &mut self.stream).await? {
             body.extend_from_slice(&piece);
         }
-        Ok(Some(Received { head, framing, body }))
+        Ok(Some(Received { head, body }))
     }
 
     fn note(&self, request: &Received, probe: bool) -> usize {
@@ -181,7 +181,7 @@ fn head(request: &Received, answer: &Answer, script: &Script, ending: Ending, la
         Ending::Close => String::new(),
     };
     let origin = request.header("origin").unwrap_or_default();
-    let content_type = script.content_type.as_deref().unwrap_or(answer.content_type);
+    let content_type = answer.content_type;
     let buffering = if answer.streamed { "X-Accel-Buffering: no\r\n" } else { "" };
     let connection = if last { "Connection: close\r\n" } else { "Keep-Alive: timeout=5, max=100\r\n" };
     let more: String = script.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
