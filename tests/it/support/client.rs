@@ -1,5 +1,6 @@
 //! A caller on a raw socket: it sees exactly what comes back, and whether its connection is still its own.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -105,13 +106,21 @@ impl Request {
 }
 
 /// An answer, read to its end.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Headers,
     pub(crate) body: Vec<u8>,
     /// Whether its end was told: all bytes of `content-length`, or the last chunk. Not so where it broke off.
     pub(crate) whole: bool,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = if self.whole { "whole" } else { "broken off" };
+        let body: String = self.text().chars().take(2000).collect();
+        write!(f, "{} {:?}, {} bytes, {end}: {body}", self.status, self.headers, self.body.len())
+    }
 }
 
 impl Answer {
