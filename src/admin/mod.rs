@@ -1,1 +1,113 @@
-//! admin
+//! What operators ask, on a listener of their own.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::{Method, Response, StatusCode, header};
+use pingora::apps::http_app::ServeHttp;
+use pingora::protocols::http::ServerSession;
+use subtle::ConstantTimeEq;
+
+use crate::proxy::Gateway;
+use crate::proxy::own::{self, Report};
+use crate::wire::{ErrorBody, Protocol};
+
+/// The operator's listener.
+pub(crate) struct Admin(pub(crate) Arc<Gateway>);
+
+/// A listener for `/metrics` alone.
+pub(crate) struct MetricsPage(pub(crate) Arc<Gateway>);
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let gateway = &*self.0;
+        let head = session.req_header();
+        let path = head.uri.path();
+        let is_probe = matches!(path, "/live" | "/ready");
+        if !is_probe
+            && !self.may_ask(head.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes))
+        {
+            return refusal(
+                401,
+                "invalid_api_key",
+                "authentication_error",
+                "Send `Authorization: Bearer TOKEN`, with `admin.token` of the file.",
+            );
+        }
+        let page: fn(&Gateway) -> Report = match path {
+            "/live" => own::live,
+            "/ready" => own::ready,
+            "/health" => own::health,
+            "/stats" => own::detailed_stats,
+            "/metrics" if is_read(&head.method) => return metrics(gateway),
+            "/metrics" => own::live,
+            _ => return not_found(),
+        };
+        if !is_read(&head.method) {
+            return method_not_allowed();
+        }
+        let (status, json) = page(gateway);
+        answer(status, "application/json; charset=utf-8", json.into_bytes())
+    }
+}
+
+impl Admin {
+    fn may_ask(&self, authorization: Option<&[u8]>) -> bool {
+        let Some(token) = &self.0.settings.admin.token else { return true };
+        let presented = authorization.and_then(|value| value.strip_prefix(b"Bearer "));
+        presented.is_some_and(|presented| presented.ct_eq(token.0.as_bytes()).into())
+    }
+}
+
+#[async_trait]
+impl ServeHttp for MetricsPage {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let head = session.req_header();
+        match head.uri.path() {
+            "/metrics" if is_read(&head.method) => metrics(&self.0),
+            "/metrics" => method_not_allowed(),
+            _ => not_found(),
+        }
+    }
+}
+
+fn is_read(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD
+}
+
+fn metrics(gateway: &Gateway) -> Response<Vec<u8>> {
+    let (page, content_type) = own::metrics(gateway);
+    answer(StatusCode::OK, content_type, page)
+}
+
+fn not_found() -> Response<Vec<u8>> {
+    refusal(
+        404,
+        "not_found",
+        "not_found_error",
+        "Nothing is served at this path; there are /live, /ready, /stats and /metrics.",
+    )
+}
+
+fn method_not_allowed() -> Response<Vec<u8>> {
+    let mut refusal = refusal(405, "method_not_allowed", "invalid_request_error", "This path has only GET.");
+    refusal.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+    refusal
+}
+
+fn refusal(status: u16, code: &'static str, kind: &'static str, message: &str) -> Response<Vec<u8>> {
+    let status = StatusCode::from_u16(status).expect("statuses here are literals");
+    let json = ErrorBody { message, kind, code, param: None }.to_json(Protocol::OpenAi);
+    answer(status, "application/json; charset=utf-8", json.into_bytes())
+}
+
+fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<Vec<u8>> {
+    Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, content_type)
+        .header(header::CONTENT_LENGTH, body.len())
+        .header(header::CACHE_CONTROL, "no-store")
+        .body(body)
+        .expect("headers here are literals")
+}

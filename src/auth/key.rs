@@ -6,7 +6,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
-use wildmatch::WildMatch;
+use wildmatch::WildMatchPattern;
 
 /// The SHA-256 of a key's text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,11 +49,14 @@ impl fmt::Debug for KeyHash {
 
 /// Model names a key may use: exact names and patterns with `*`.
 #[derive(Debug, Clone)]
-pub struct Patterns(Vec<WildMatch>);
+pub struct Patterns(Vec<Pattern>);
+
+/// `*` stands for any characters, none among them; nothing else is special.
+type Pattern = WildMatchPattern<'*', '\0'>;
 
 impl Patterns {
     pub fn new<S: AsRef<str>>(patterns: &[S]) -> Self {
-        Self(patterns.iter().map(|pattern| WildMatch::new(pattern.as_ref())).collect())
+        Self(patterns.iter().map(|pattern| Pattern::new(pattern.as_ref())).collect())
     }
 
     pub fn allow(&self, model: &str) -> bool {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 /// Who may see an answer that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Scope {
@@ -20,6 +22,24 @@ pub enum Answers {
     /// Only where the same request must give the same answer: temperature 0, a fixed seed, embeddings.
     Deterministic,
     None,
+}
+
+impl Answers {
+    /// Whether an answer is kept. `computed`: the same body always gives the same answer (embeddings, tokenise).
+    pub fn keep(self, computed: bool, body: &Map<String, Value>) -> bool {
+        let is_zero = |value: &Value| value.as_f64() == Some(0.0);
+        // llama-server takes a negative seed for a random one.
+        let is_fixed = |value: &Value| value.as_f64().is_some_and(|seed| seed >= 0.0);
+        match self {
+            Self::All => true,
+            Self::Deterministic => {
+                computed
+                    || body.get("temperature").is_some_and(is_zero)
+                    || body.get("seed").is_some_and(is_fixed)
+            }
+            Self::None => false,
+        }
+    }
 }
 
 /// `cache` of the file.
@@ -42,6 +62,30 @@ impl Default for CachePolicy {
             entry_bytes_max: 1 << 20,
             scope: Scope::Key,
             answers: Answers::All,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_deterministic_where_its_request_makes_it_so() {
+        let cases = [
+            (r#"{"temperature":0}"#, true),
+            (r#"{"temperature":0.0,"seed":-1}"#, true),
+            (r#"{"seed":42}"#, true),
+            (r#"{"seed":-1}"#, false),
+            (r#"{"seed":"42"}"#, false),
+            (r#"{"temperature":0.1}"#, false),
+            ("{}", false),
+        ];
+        for (body, kept) in cases {
+            let body = serde_json::from_str(body).expect("a JSON object");
+            assert_eq!(Answers::Deterministic.keep(false, &body), kept, "{body:?}");
+            assert!(Answers::Deterministic.keep(true, &body) && Answers::All.keep(false, &body));
+            assert!(!Answers::None.keep(true, &body));
         }
     }
 }

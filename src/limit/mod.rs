@@ -1,5 +1,9 @@
 //! How much may they ask: exact token buckets, concurrency, and a coarse shield per address.
 
 mod rate;
+mod bucket;
+mod gate;
 
-pub use rate::{Allowance, Rate};
+pub use bucket::Level;
+pub use gate::{Allows, Gate, Limit, Permit, Refused};
+pub use rate::{Allowance, Rate, parse_count};

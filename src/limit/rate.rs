@@ -18,7 +18,8 @@ impl FromStr for Rate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("expected a rate such as `5/s`, `60/min`, `1000/h` or `2M/day`, found `{text}`");
+        let wrong =
+            || format!("expected a rate such as `5/s`, `60/min`, `1000/h` or `2M/day`, found `{text}`");
         let (count, per) = text.split_once('/').ok_or_else(wrong)?;
         let seconds = PERIODS.iter().find(|(unit, _)| *unit == per.trim()).ok_or_else(wrong)?.1;
         let count = parse_count(count.trim()).filter(|&count| count > 0).ok_or_else(wrong)?;
@@ -39,7 +40,8 @@ pub fn parse_count(text: &str) -> Option<u64> {
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = PERIODS.iter().find(|(_, seconds)| *seconds == self.per.as_secs()).map_or("?", |(unit, _)| unit);
+        let unit =
+            PERIODS.iter().find(|(_, seconds)| *seconds == self.per.as_secs()).map_or("?", |(unit, _)| unit);
         write!(f, "{}/{unit}", self.count)
     }
 }
@@ -52,4 +54,34 @@ pub struct Allowance {
     pub burst: Option<u64>,
     pub tokens: Option<Rate>,
     pub concurrent: Option<u32>,
+}
+
+impl Allowance {
+    /// Its own limits, name by name, and the other's where it has none.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.or(other.requests),
+            // A burst belongs to the rate it was written beside.
+            burst: if self.requests.is_some() || self.burst.is_some() { self.burst } else { other.burst },
+            tokens: self.tokens.or(other.tokens),
+            concurrent: self.concurrent.or(other.concurrent),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_read_as_they_are_written() {
+        let rate = |text: &str| text.parse::<Rate>().ok().map(|rate| (rate.count, rate.per.as_secs()));
+        assert_eq!(rate("5/s"), Some((5, 1)));
+        assert_eq!(rate("60/min"), Some((60, 60)));
+        assert_eq!(rate("1000 / h"), Some((1000, 3600)));
+        assert_eq!(rate("2M/day"), Some((2_000_000, 86_400)));
+        for wrong in ["", "5", "/s", "0/s", "-1/s", "5/week", "5.5/s", "99999999999999999999/s"] {
+            assert_eq!(rate(wrong), None, "{wrong}");
+        }
+    }
 }

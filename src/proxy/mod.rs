@@ -1,1 +1,273 @@
-//! proxy
+//! One request's journey through Pingora's phases. Each hook hands over at once:
+//!
+//! | phase | room |
+//! |---|---|
+//! | `early_request_filter` | `arrival`: what the head says |
+//! | `request_filter` | `admit`: may it, and is it answered already; `respond`: no, or a hit |
+//! | `proxy_upstream_filter`, `upstream_peer`, `upstream_request_filter` | `forward`: where to, as what |
+//! | `response_filter`, `response_body_filter` | `respond::mark`, `tap`: marked, watched, recorded |
+//! | `fail_to_connect`, `error_while_proxy`, `fail_to_proxy` | `forward`, `failure`: another try, or a clean end |
+//! | `logging` | `settle`: counted and written |
+
+mod admit;
+mod arrival;
+mod body;
+mod clock;
+mod context;
+mod cors;
+mod failure;
+mod forward;
+mod gateway;
+pub(crate) mod own;
+mod refusal;
+mod refuser;
+mod respond;
+mod session;
+mod settle;
+mod tap;
+mod timing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{StatusCode, Version, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, Result};
+use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+
+use crate::wire::Own;
+
+use self::admit::Verdict;
+use self::body::Stop;
+use self::context::{Context, InFlight};
+use self::tap::{End, Tap};
+
+pub use self::gateway::Gateway;
+
+/// A caller's idle connection is closed after this long; Pingora's default is never.
+const KEEPALIVE_SECONDS: u64 = 60;
+
+/// A caller that takes nothing for this long holds a server's slot no longer.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// The gateway as Pingora sees it.
+pub struct Proxy(pub Arc<Gateway>);
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(self.0.clock.now())
+    }
+
+    /// No modules: Pingora's default would look at compression on every answer.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        if session.req_header().version == Version::HTTP_11
+            && session.downstream_session.get_keepalive().is_some()
+        {
+            session.downstream_session.set_keepalive(Some(KEEPALIVE_SECONDS));
+        }
+        session.downstream_session.set_write_timeout(Some(WRITE_TIME_MAX));
+        ctx.guards.in_flight = Some(InFlight::new(&self.0.metrics.in_flight));
+        arrival::read(&self.0, session, &mut ctx.arrival);
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        let gateway = &*self.0;
+        match admit::admit(gateway, session, ctx).await {
+            Ok(Verdict::Forward(job)) => {
+                ctx.job = Some(job);
+                return Ok(false);
+            }
+            Ok(Verdict::Hit(entry)) => respond::hit(gateway, session, ctx, &entry).await?,
+            Ok(Verdict::Preflight) => respond::preflight(gateway, session, ctx).await?,
+            Ok(Verdict::Own(own)) => answer_own(gateway, session, ctx, own).await?,
+            Err(Stop::Refused(refusal)) => respond::refuse(gateway, session, ctx, refusal).await?,
+            Err(Stop::Left(error)) => return Err(failure::left_while_sending(gateway, ctx, error)),
+        }
+        Ok(true)
+    }
+
+    async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        if let Err(refusal) = forward::choose(&self.0, ctx) {
+            respond::refuse(&self.0, session, ctx, refusal).await?;
+            return Ok(false);
+        }
+        if let Some(job) = &ctx.job {
+            session::wrap(session, job.body.clone(), Arc::clone(&ctx.route.timing), self.0.clock, &ctx.slot);
+        }
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        forward::peer(&self.0, ctx).await
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        forward::request(&self.0, session, ctx, request)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        _session: &mut Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if ctx.route.failure.is_some() || answer.status.is_informational() {
+            return Ok(());
+        }
+        if let Some(job) = &ctx.job {
+            forward::answered(&self.0, ctx, job);
+        }
+        ctx.told.upstream_status = Some(answer.status.as_u16());
+        forward::check_credentials(answer.status)
+    }
+
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        answer: &mut ResponseHeader,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        if answer.status.is_informational() {
+            return Ok(());
+        }
+        respond::unmark(answer);
+        if ctx.route.failure.is_some() {
+            respond::replace(&self.0, ctx, answer)?;
+        } else if let Some(job) = &ctx.job {
+            ctx.told.status = answer.status.as_u16();
+            ctx.tap = Some(Tap::new(job, answer, self.0.store.entry_bytes_max()));
+            frame(session, answer)?;
+        }
+        respond::mark(&self.0, ctx, answer)
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        if ctx.route.failure.is_some() {
+            if body.is_some() {
+                *body = respond::replaced_body(ctx);
+            }
+        } else {
+            pass(&self.0, ctx, body, end_of_stream)?;
+        }
+        ctx.told.bytes_out += body.as_ref().map_or(0, |body| body.len() as u64);
+        if end_of_stream {
+            ctx.told.complete = ctx.route.failure.is_none() || ctx.told.refusal.is_some();
+            ctx.release();
+        }
+        Ok(None)
+    }
+
+    fn fail_to_connect(
+        &self,
+        _session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut Context,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        failure::connect(&self.0, ctx, error)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Context,
+        client_reused: bool,
+    ) -> Box<Error> {
+        failure::midway(&self.0, session, ctx, error, client_reused)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        session::unwrap(session, &ctx.slot);
+        failure::end(&self.0, session, ctx, error).await
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+        session::unwrap(session, &ctx.slot);
+        settle::settle(&self.0, ctx);
+    }
+
+    /// Failures stand in the access log and the metrics; a caller that leaves is no failure of ours.
+    fn suppress_error_log(&self, _session: &Session, ctx: &Context, _error: &Error) -> bool {
+        ctx.told.left || ctx.route.failure.is_some()
+    }
+
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
+        true
+    }
+}
+
+async fn answer_own(gateway: &Gateway, session: &mut Session, ctx: &mut Context, own: Own) -> Result<()> {
+    if !body::discard(session, gateway.settings.body.bytes_max).await {
+        session.downstream_session.set_keepalive(None);
+    }
+    let key = ctx.asked.caller.as_ref().map(|(index, _)| *index);
+    let report = match own {
+        Own::Health => Ok(own::health(gateway)),
+        Own::Stats => Ok(own::stats(gateway)),
+        Own::Live => Ok(own::live(gateway)),
+        Own::Ready => Ok(own::ready(gateway)),
+        Own::Models => Ok(own::model_list(gateway, key)),
+        Own::Model => own::model(gateway, key, &ctx.arrival.path),
+    };
+    match report {
+        Ok((status, json)) => respond::own(gateway, session, ctx, status, json).await,
+        Err(refusal) => respond::refuse(gateway, session, ctx, refusal).await,
+    }
+}
+
+/// Gives an answer that has neither length nor chunks a frame, so that the connection outlives it. HTTP/1.0 has none.
+fn frame(session: &Session, answer: &mut ResponseHeader) -> Result<()> {
+    let bodiless = answer.status == StatusCode::NO_CONTENT || answer.status == StatusCode::NOT_MODIFIED;
+    if session.req_header().version == Version::HTTP_10 {
+        answer.remove_header(&header::TRANSFER_ENCODING);
+    } else if !bodiless && !answer.headers.contains_key(header::CONTENT_LENGTH) {
+        answer.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    }
+    Ok(())
+}
+
+/// An answer's bytes on their way.
+fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
+    let Some(tap) = &mut ctx.tap else { return Ok(()) };
+    let now = gateway.clock.now();
+    if let Some(chunk) = body.as_ref().filter(|chunk| !chunk.is_empty()) {
+        ctx.route.timing.byte(now);
+        ctx.told.first_byte.get_or_insert(now.saturating_sub(ctx.arrival.begun));
+        tap.chunk(chunk);
+    }
+    if !end_of_stream {
+        return Ok(());
+    }
+    match tap.end() {
+        End::Whole => Ok(()),
+        // Kept before the last byte goes out: the very next request finds it.
+        End::Keep(kept) => {
+            gateway.store.keep(kept.key, kept.content_type, kept.body, now);
+            Ok(())
+        }
+        End::Cut => failure::cut(ctx, body),
+    }
+}

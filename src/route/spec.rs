@@ -54,7 +54,8 @@ impl FromStr for ServerUrl {
 
     /// Reads a base URL. One that ends in an endpoint (`…/v1/completions`) means that server too.
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("expected a URL such as `http://127.0.0.1:8080`, found `{text}`: {what}");
+        let wrong =
+            |what: &str| format!("expected a URL such as `http://127.0.0.1:8080`, found `{text}`: {what}");
         let url: http::Uri = text.parse().map_err(|_| wrong("it is not a URL"))?;
         match url.scheme_str() {
             Some("http") => {}
@@ -79,13 +80,20 @@ impl FromStr for ServerUrl {
     }
 }
 
+impl ServerUrl {
+    /// `host:port`, as the `host` header has it.
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "http://[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "http://{}:{}", self.host, self.port)
-        }
+        write!(f, "http://{}", self.authority())
     }
 }
 

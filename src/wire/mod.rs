@@ -1,6 +1,20 @@
 //! The protocols that llama-server speaks: endpoints, bodies, streams, error envelopes.
 
-/// Whether llama-server answers POST requests at this path.
-pub fn is_endpoint_path(_path: &str) -> bool {
-    false
-}
+mod endpoint;
+mod json;
+mod multipart;
+mod media;
+mod sse;
+mod usage;
+mod envelope;
+
+pub use endpoint::{
+    Astray, BodyKind, Endpoint, HEADERS_KEYED, HEADERS_PASSED, MODEL_PREFIX, Own, Protocol, Target, Work,
+    find, is_endpoint_path, is_known_path, protocol_at,
+};
+pub use envelope::ErrorBody;
+pub use json::{Document, Fault, Model, parse, refuse_slot, rename_model, wants_stream};
+pub use media::remote as remote_media;
+pub use multipart::{model as multipart_model, rename as rename_multipart_model};
+pub use sse::{Watch, error_event};
+pub use usage::Usage;

@@ -1,0 +1,153 @@
+//! What is wrong with what the operator wrote: all of it at once, each fault with its place.
+
+use std::cell::RefCell;
+use std::fmt;
+
+/// A position in a file; line and column count from 1, columns in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Place {
+    pub const START: Self = Self { line: 1, column: 1 };
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// One fault. Prints as `conf/gateway.yaml:12:7: limits.gateway.requests: expected a rate such as …, found …`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Empty for a fault in an environment variable.
+    pub file: String,
+    /// `None`: the whole file, or a variable.
+    pub place: Option<Place>,
+    /// `upstreams.local.servers[0].url`, or the name of a variable; empty where the text is not even YAML.
+    pub path: String,
+    /// What was expected, what was found, and what to do about it.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.file.is_empty() {
+            f.write_str(&self.file)?;
+            if let Some(place) = self.place {
+                write!(f, ":{place}")?;
+            }
+            f.write_str(": ")?;
+        }
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Every fault that was found, one a line; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Faults(Vec<Fault>);
+
+impl Faults {
+    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+        self.0.iter()
+    }
+}
+
+impl From<Fault> for Faults {
+    fn from(fault: Fault) -> Self {
+        Self(vec![fault])
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// A key that is known and checked, and does nothing yet.
+struct Idle {
+    key: &'static str,
+    first: String,
+    instead: &'static str,
+    places: usize,
+}
+
+/// Collects faults and warnings while a file is read. Shared by all readers, hence the cells.
+pub(super) struct Report {
+    main_file: String,
+    faults: RefCell<Vec<Fault>>,
+    warnings: RefCell<Vec<String>>,
+    idle: RefCell<Vec<Idle>>,
+}
+
+impl Report {
+    pub(super) fn new(main_file: &str) -> Self {
+        Self {
+            main_file: main_file.to_owned(),
+            faults: RefCell::default(),
+            warnings: RefCell::default(),
+            idle: RefCell::default(),
+        }
+    }
+
+    /// Whether this is the file that names all others.
+    pub(super) fn is_main(&self, file: &str) -> bool {
+        self.main_file == file
+    }
+
+    pub(super) fn fault(&self, mut fault: Fault) {
+        // One fault is one line, whatever text it quotes.
+        fault.message = fault.message.replace(char::is_control, "\u{fffd}");
+        self.faults.borrow_mut().push(fault);
+    }
+
+    pub(super) fn warn(&self, warning: String) {
+        self.warnings.borrow_mut().push(warning);
+    }
+
+    /// Notes that `key` is written at `subject` and not in effect; a thousand such places make one warning.
+    pub(super) fn idle(&self, key: &'static str, subject: String, instead: &'static str) {
+        let mut idle = self.idle.borrow_mut();
+        match idle.iter_mut().find(|known| known.key == key && known.instead == instead) {
+            Some(known) => known.places += 1,
+            None => idle.push(Idle { key, first: subject, instead, places: 1 }),
+        }
+    }
+
+    /// The warnings if there is no fault, else the faults in the order of their places, the main file's first.
+    pub(super) fn close(self) -> Result<Vec<String>, Faults> {
+        let mut faults = self.faults.into_inner();
+        if !faults.is_empty() {
+            faults.sort_by(|a, b| {
+                let order = |fault: &Fault| (fault.file != self.main_file, fault.place);
+                order(a).cmp(&order(b))
+            });
+            return Err(Faults(faults));
+        }
+        let mut warnings = self.warnings.into_inner();
+        warnings.extend(self.idle.into_inner().into_iter().map(|idle| {
+            let others = match idle.places {
+                1 => String::new(),
+                places => format!(", and {} more like it,", places - 1),
+            };
+            let verb = if idle.places == 1 { "is" } else { "are" };
+            format!("{}{others} {verb} not in effect yet in this version: {}", idle.first, idle.instead)
+        }));
+        Ok(warnings)
+    }
+}

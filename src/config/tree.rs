@@ -1,0 +1,239 @@
+//! YAML text -> a tree of nodes that know their places.
+//!
+//! `saphyr-parser` reads the YAML; this only stacks its events. The bounds live here: depth, what aliases may
+//! add up to, and one document a file. A name that is written twice is a fault, not a surprise.
+
+use std::collections::{BTreeMap, HashMap};
+
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
+
+use super::fault::Place;
+use super::source::Source;
+
+/// Nothing in the file's format is half as deep.
+const DEPTH_MAX: usize = 32;
+/// All nodes that aliases (`*name`) copy; a bomb of them doubles with each.
+const ALIASED_NODES_MAX: usize = 10_000;
+
+#[derive(Clone)]
+pub(super) struct Node {
+    pub(super) place: Place,
+    pub(super) content: Content,
+}
+
+#[derive(Clone)]
+pub(super) enum Content {
+    /// Nothing was written, or `null`.
+    Null,
+    /// As written; what it means is the reader's question, not YAML's.
+    Scalar(String),
+    List(Vec<Node>),
+    Mapping(Vec<Entry>),
+}
+
+/// One `name: value` of a mapping.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    /// Where the name stands.
+    pub(super) place: Place,
+    pub(super) node: Node,
+}
+
+impl Content {
+    /// What a fault says was found.
+    pub(super) fn describe(&self) -> &'static str {
+        match self {
+            Content::Null => "nothing",
+            Content::Scalar(_) => "a single value",
+            Content::List(_) => "a list",
+            Content::Mapping(_) => "a mapping",
+        }
+    }
+}
+
+/// Reads one document. `None`: the text is not YAML, or beyond the bounds, and a fault says so.
+pub(super) fn parse(text: &str, source: &Source) -> Option<Node> {
+    let mut builder = Builder {
+        source,
+        open: Vec::new(),
+        anchors: BTreeMap::new(),
+        aliased_nodes: 0,
+        documents: 0,
+        root: Node { place: Place::START, content: Content::Null },
+    };
+    let mut parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
+    while let Some(event) = parser.next_event() {
+        let (place, outcome) = match event {
+            Ok((event, span)) => {
+                let place = place_of(&span.start);
+                (place, builder.take(event, place))
+            }
+            Err(error) => (place_of(error.marker()), Err(format!("this is not YAML: {}", error.info()))),
+        };
+        if let Err(message) = outcome {
+            source.fault(place, "", message);
+            return None;
+        }
+    }
+    Some(builder.root)
+}
+
+fn place_of(marker: &Marker) -> Place {
+    Place { line: marker.line().max(1), column: marker.col() + 1 }
+}
+
+/// A list or mapping whose end has not come yet.
+struct Open {
+    place: Place,
+    anchor: usize,
+    content: OpenContent,
+}
+
+enum OpenContent {
+    List(Vec<Node>),
+    Mapping {
+        entries: Vec<Entry>,
+        /// The name that waits for its value; the inner `None` is one that was refused, and so is its value.
+        name: Option<Option<(String, Place)>>,
+        lines: HashMap<String, usize>,
+    },
+}
+
+struct Builder<'a> {
+    source: &'a Source<'a>,
+    open: Vec<Open>,
+    /// Finished nodes by the parser's number of their anchor; 0 is no anchor.
+    anchors: BTreeMap<usize, Node>,
+    aliased_nodes: usize,
+    documents: usize,
+    root: Node,
+}
+
+impl Builder<'_> {
+    fn take(&mut self, event: Event, place: Place) -> Result<(), String> {
+        match event {
+            Event::DocumentStart(_) => {
+                self.documents += 1;
+                if self.documents > 1 {
+                    return Err("expected one document, found a second one after `---`".to_owned());
+                }
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                self.refuse_tag(tag.is_some(), place);
+                let plain = style == ScalarStyle::Plain;
+                let content = match text.as_ref() {
+                    "" | "~" | "null" if plain => Content::Null,
+                    _ => Content::Scalar(text.into_owned()),
+                };
+                self.add(Node { place, content }, anchor);
+            }
+            Event::SequenceStart(anchor, tag) => {
+                self.refuse_tag(tag.is_some(), place);
+                self.begin(place, anchor, OpenContent::List(Vec::new()))?;
+            }
+            Event::MappingStart(anchor, tag) => {
+                self.refuse_tag(tag.is_some(), place);
+                let content = OpenContent::Mapping { entries: Vec::new(), name: None, lines: HashMap::new() };
+                self.begin(place, anchor, content)?;
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                if let Some(Open { place, anchor, content }) = self.open.pop() {
+                    let content = match content {
+                        OpenContent::List(items) => Content::List(items),
+                        OpenContent::Mapping { entries, .. } => Content::Mapping(entries),
+                    };
+                    self.add(Node { place, content }, anchor);
+                }
+            }
+            Event::Alias(anchor) => {
+                let node = self.anchors.get(&anchor).ok_or("this alias names what contains it")?;
+                self.aliased_nodes += count_nodes(node);
+                if self.aliased_nodes > ALIASED_NODES_MAX {
+                    return Err(format!(
+                        "the aliases copy more than {ALIASED_NODES_MAX} values; write them out"
+                    ));
+                }
+                let (depth, node) = (depth(node), node.clone());
+                self.check_depth(depth)?;
+                self.add(node, 0);
+            }
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, place: Place, anchor: usize, content: OpenContent) -> Result<(), String> {
+        self.check_depth(1)?;
+        self.open.push(Open { place, anchor, content });
+        Ok(())
+    }
+
+    fn check_depth(&self, more: usize) -> Result<(), String> {
+        if self.open.len() + more > DEPTH_MAX {
+            return Err(format!("lists and mappings are nested more than {DEPTH_MAX} deep"));
+        }
+        Ok(())
+    }
+
+    fn refuse_tag(&self, tagged: bool, place: Place) {
+        if tagged {
+            self.source.fault(place, "", "YAML tags (`!…`) mean nothing here; take it out");
+        }
+    }
+
+    /// Puts a finished node where it belongs: into the innermost open list or mapping, or at the root.
+    fn add(&mut self, node: Node, anchor: usize) {
+        if anchor > 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        match self.open.last_mut().map(|open| &mut open.content) {
+            None => self.root = node,
+            Some(OpenContent::List(items)) => items.push(node),
+            Some(OpenContent::Mapping { entries, name, lines }) => match name.take() {
+                None => *name = Some(check_name(node, lines, self.source)),
+                Some(None) => {}
+                Some(Some((name, place))) => entries.push(Entry { name, place, node }),
+            },
+        }
+    }
+}
+
+/// The text of a mapping's key, unless it cannot be one.
+fn check_name(node: Node, lines: &mut HashMap<String, usize>, source: &Source) -> Option<(String, Place)> {
+    let place = node.place;
+    let found = node.content.describe();
+    let Content::Scalar(name) = node.content else {
+        source.fault(place, "", format!("expected a name before `:`, found {found}"));
+        return None;
+    };
+    if name == "<<" {
+        source.fault(place, "", "merge keys (`<<`) are not read; write the members out");
+        return None;
+    }
+    if let Some(line) = lines.insert(name.clone(), place.line) {
+        source.fault(place, "", format!("`{name}` is written twice here, first on line {line}; keep one"));
+        return None;
+    }
+    Some((name, place))
+}
+
+fn children(node: &Node) -> Vec<&Node> {
+    match &node.content {
+        Content::Null | Content::Scalar(_) => Vec::new(),
+        Content::List(items) => items.iter().collect(),
+        Content::Mapping(entries) => entries.iter().map(|entry| &entry.node).collect(),
+    }
+}
+
+fn count_nodes(node: &Node) -> usize {
+    1 + children(node).into_iter().map(count_nodes).sum::<usize>()
+}
+
+/// How many lists and mappings are nested in this node, itself included.
+fn depth(node: &Node) -> usize {
+    match &node.content {
+        Content::Null | Content::Scalar(_) => 0,
+        _ => 1 + children(node).into_iter().map(depth).max().unwrap_or(0),
+    }
+}

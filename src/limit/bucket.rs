@@ -1,0 +1,162 @@
+//! An exact token bucket: GCRA in integers.
+//!
+//! The bucket remembers one moment, the theoretical arrival time of the next request if all came evenly spaced.
+//! Time is counted in nanoseconds times the rate's count, so that one request costs exactly `per` of them: `7/s` is
+//! as exact as `5/s`, and nothing drifts. A refused request changes nothing.
+//! (ITU-T I.371; <https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>)
+
+use std::time::Duration;
+
+use super::rate::Rate;
+
+/// What a bucket holds and how fast it fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    rate: Rate,
+    /// Requests a full bucket holds; at least 1.
+    burst: u64,
+}
+
+/// One bucket. `now` is time since any fixed moment, and never runs backwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bucket {
+    shape: Shape,
+    /// Nanoseconds times the rate's count.
+    arrival: u128,
+}
+
+/// What a bucket says of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ruling {
+    Admit,
+    /// The true wait until it would be admitted, if nobody else came.
+    Wait(Duration),
+}
+
+/// What is left, for the `x-ratelimit-` headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Level {
+    pub limit: u64,
+    pub remaining: u64,
+    /// Until the bucket is full again.
+    pub reset: Duration,
+}
+
+impl Shape {
+    pub(super) fn new(rate: Rate, burst: Option<u64>) -> Self {
+        Self { rate, burst: burst.unwrap_or(rate.count).max(1) }
+    }
+
+    fn cost(&self) -> u128 {
+        self.rate.per.as_nanos()
+    }
+
+    fn scaled(&self, now: Duration) -> u128 {
+        now.as_nanos() * u128::from(self.rate.count)
+    }
+
+    /// A time from its scaled form, rounded up.
+    fn unscaled(&self, scaled: u128) -> Duration {
+        let nanos = scaled.div_ceil(u128::from(self.rate.count));
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+}
+
+impl Bucket {
+    /// A full bucket.
+    pub(super) fn full(shape: Shape) -> Self {
+        Self { shape, arrival: 0 }
+    }
+
+    /// What the bucket would say, without taking anything.
+    pub(super) fn ruling(&self, now: Duration) -> Ruling {
+        let now = self.shape.scaled(now);
+        let after = self.arrival.max(now) + self.shape.cost();
+        let most = now + u128::from(self.shape.burst) * self.shape.cost();
+        if after <= most { Ruling::Admit } else { Ruling::Wait(self.shape.unscaled(after - most)) }
+    }
+
+    /// Takes one request out. Call it only after [`Bucket::ruling`] admitted it at the same `now`.
+    pub(super) fn take(&mut self, now: Duration) {
+        self.arrival = self.arrival.max(self.shape.scaled(now)) + self.shape.cost();
+    }
+
+    pub(super) fn level(&self, now: Duration) -> Level {
+        let owed = self.arrival.saturating_sub(self.shape.scaled(now));
+        let used = owed.div_ceil(self.shape.cost());
+        Level {
+            limit: self.shape.burst,
+            remaining: self.shape.burst.saturating_sub(u64::try_from(used).unwrap_or(u64::MAX)),
+            reset: self.shape.unscaled(owed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bucket(rate: &str, burst: Option<u64>) -> Bucket {
+        Bucket::full(Shape::new(rate.parse().expect("a rate"), burst))
+    }
+
+    fn ask(bucket: &mut Bucket, now: Duration) -> Ruling {
+        let ruling = bucket.ruling(now);
+        if ruling == Ruling::Admit {
+            bucket.take(now);
+        }
+        ruling
+    }
+
+    #[test]
+    fn a_burst_at_once_then_one_each_period_exactly() {
+        let mut bucket = bucket("5/s", Some(10));
+        let start = Duration::from_secs(1000);
+        for _ in 0..10 {
+            assert_eq!(ask(&mut bucket, start), Ruling::Admit);
+        }
+        assert_eq!(ask(&mut bucket, start), Ruling::Wait(Duration::from_millis(200)));
+        let almost = start + Duration::from_nanos(199_999_999);
+        assert_eq!(ask(&mut bucket, almost), Ruling::Wait(Duration::from_nanos(1)));
+        assert_eq!(ask(&mut bucket, start + Duration::from_millis(200)), Ruling::Admit);
+        assert_eq!(
+            ask(&mut bucket, start + Duration::from_millis(200)),
+            Ruling::Wait(Duration::from_millis(200))
+        );
+    }
+
+    #[test]
+    fn without_a_burst_it_holds_what_the_rate_names() {
+        let mut bucket = bucket("60/min", None);
+        let admitted = (0..100).filter(|_| ask(&mut bucket, Duration::ZERO) == Ruling::Admit).count();
+        assert_eq!(admitted, 60);
+    }
+
+    #[test]
+    fn a_rate_that_divides_badly_does_not_drift() {
+        let mut bucket = bucket("7/s", Some(1));
+        let hour = 3600;
+        let step = Duration::from_millis(1);
+        let mut now = Duration::ZERO;
+        let mut admitted = 0;
+        while now < Duration::from_secs(hour) {
+            admitted += u64::from(ask(&mut bucket, now) == Ruling::Admit);
+            now += match bucket.ruling(now) {
+                Ruling::Admit => step,
+                Ruling::Wait(wait) => wait,
+            };
+        }
+        assert_eq!(admitted, 7 * hour);
+    }
+
+    #[test]
+    fn the_level_counts_what_is_left() {
+        let mut bucket = bucket("5/s", Some(10));
+        let now = Duration::from_secs(9);
+        assert_eq!(bucket.level(now), Level { limit: 10, remaining: 10, reset: Duration::ZERO });
+        bucket.take(now);
+        assert_eq!(bucket.level(now), Level { limit: 10, remaining: 9, reset: Duration::from_millis(200) });
+        assert_eq!(bucket.level(now + Duration::from_millis(100)).remaining, 9);
+        assert_eq!(bucket.level(now + Duration::from_millis(200)).remaining, 10);
+    }
+}

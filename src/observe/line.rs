@@ -1,0 +1,85 @@
+//! One line of the access log.
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// What is written of a request: never a key, a prompt or an answer. Milliseconds unless another unit is named.
+#[derive(Debug, Clone, Serialize)]
+pub struct Line<'a> {
+    pub ts: Timestamp,
+    pub request_id: &'a str,
+    pub trace_id: Option<&'a str>,
+    pub key: Option<&'a str>,
+    pub user: Option<&'a str>,
+    pub method: &'a str,
+    /// Without its query.
+    pub path: &'a str,
+    pub model_requested: Option<&'a str>,
+    pub model: Option<&'a str>,
+    pub upstream: Option<&'a str>,
+    pub server: Option<&'a str>,
+    pub attempts: u32,
+    pub status: u16,
+    pub upstream_status: Option<u16>,
+    pub error_code: Option<&'a str>,
+    pub limit: Option<&'a str>,
+    pub cache: &'a str,
+    pub stream: bool,
+    /// Whether the whole answer was sent.
+    pub complete: bool,
+    pub finish_reason: Option<&'a str>,
+    pub queue_ms: f64,
+    pub ttft_ms: Option<f64>,
+    pub prefill_ms: Option<f64>,
+    pub generation_ms: Option<f64>,
+    pub duration_ms: f64,
+    pub prompt_tokens: Option<u64>,
+    pub completion_tokens: Option<u64>,
+    pub cached_prompt_tokens: Option<u64>,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub client_ip: Option<std::net::IpAddr>,
+}
+
+impl Line<'_> {
+    /// As JSON, with its line's end.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut line = serde_json::to_vec(self).expect("a line serialises");
+        line.push(b'\n');
+        line
+    }
+
+    /// For people who watch a terminal, with its line's end.
+    pub fn to_text(&self) -> Vec<u8> {
+        let mut text = format!(
+            "{:.3} {} {:>6} {:>9.1}ms {} {} {}",
+            self.ts,
+            self.status,
+            self.cache,
+            self.duration_ms,
+            self.key.unwrap_or("-"),
+            self.method,
+            self.path
+        );
+        for (name, value) in [
+            ("model", self.model),
+            ("server", self.server),
+            ("error", self.error_code),
+            ("limit", self.limit),
+        ] {
+            if let Some(value) = value {
+                text.push_str(&format!(" {name}={value}"));
+            }
+        }
+        if let (Some(prompt), Some(completion)) = (self.prompt_tokens, self.completion_tokens) {
+            text.push_str(&format!(" tokens={prompt}+{completion}"));
+        }
+        text.push('\n');
+        text.into_bytes()
+    }
+}
+
+/// Milliseconds with three decimals: microseconds are what a clock here can tell.
+pub fn milliseconds(duration: std::time::Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}

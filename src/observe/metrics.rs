@@ -1,0 +1,373 @@
+//! Every metric, in one table: its name, labels and help.
+//!
+//! All families are there from the start, with their known labels at 0. Labels are bounded: a model or key that
+//! neither the file nor a server names is `other`.
+
+use std::collections::HashSet;
+use std::sync::RwLock;
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Opts, Registry, TextEncoder,
+};
+
+/// OpenTelemetry's GenAI buckets for durations (10 ms to 82 s), extended down to 1 ms and up to 20 minutes; seconds.
+const SECONDS: &[f64] = &[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+    163.84, 327.68, 655.36, 1200.0,
+];
+
+/// How a request met the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CacheOutcome {
+    Hit,
+    Miss,
+    Shared,
+    Bypass,
+}
+
+impl CacheOutcome {
+    pub const ALL: [Self; 4] = [Self::Hit, Self::Miss, Self::Shared, Self::Bypass];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Shared => "shared",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// Where in its life a request was when its caller left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Before the server's first byte.
+    Waiting,
+    /// While the answer was on its way.
+    Answering,
+    /// While the caller's own body was on its way.
+    Sending,
+}
+
+impl Phase {
+    const ALL: [Self; 3] = [Self::Waiting, Self::Answering, Self::Sending];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Answering => "answering",
+            Self::Sending => "sending",
+        }
+    }
+}
+
+/// The label of what is not named anywhere.
+const OTHER: &str = "other";
+
+/// The label of callers where no key is asked for.
+pub const ANYBODY: &str = "anybody";
+
+pub struct Metrics {
+    registry: Registry,
+    models: RwLock<HashSet<String>>,
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    first_token: HistogramVec,
+    per_output_token: HistogramVec,
+    queue_duration: Histogram,
+    pub queue_requests: IntGauge,
+    pub in_flight: IntGauge,
+    tokens: IntCounterVec,
+    cached_tokens: IntCounterVec,
+    pub cache_hits: IntCounter,
+    pub cache_misses: IntCounter,
+    pub cache_shared: IntCounter,
+    cache_stored: IntCounter,
+    cache_evicted: IntCounter,
+    cache_bytes: Gauge,
+    limit_refusals: IntCounterVec,
+    retries: IntCounterVec,
+    disconnects: IntCounterVec,
+    server_up: GaugeVec,
+    server_slots: GaugeVec,
+    pub log_lines_dropped: IntCounter,
+    /// All requests, whatever became of them.
+    pub total: IntCounter,
+}
+
+/// What the metrics of one gateway can be labelled with.
+#[derive(Debug, Clone, Default)]
+pub struct Labels {
+    pub models: Vec<(String, String)>,
+    pub keys: Vec<String>,
+    pub limits: Vec<&'static str>,
+    /// Upstream and server.
+    pub servers: Vec<(String, String)>,
+}
+
+/// One ended request.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended<'a> {
+    pub key: Option<&'a str>,
+    pub model: Option<&'a str>,
+    pub upstream: Option<&'a str>,
+    pub status: u16,
+    pub cache: CacheOutcome,
+    pub duration: Duration,
+    pub first_token: Option<Duration>,
+    pub prompt_tokens: Option<u64>,
+    pub completion_tokens: Option<u64>,
+    pub cached_prompt_tokens: Option<u64>,
+}
+
+impl Metrics {
+    /// Registers every family. Fails only where the table below names one twice.
+    pub fn new(labels: &Labels) -> prometheus::Result<Self> {
+        let registry = Registry::new_custom(Some("ai_gateway".to_owned()), None)?;
+        let table = Table(&registry);
+        let metrics = Self {
+            requests: table.counters(
+                "requests_total",
+                "Requests, by what became of them.",
+                &["model", "upstream", "status", "cache"],
+            )?,
+            duration: table.histograms(
+                "request_duration_seconds",
+                "From the request's first byte to the answer's last.",
+                &["model", "cache"],
+            )?,
+            first_token: table.histograms(
+                "time_to_first_token_seconds",
+                "From the request's first byte to the answer's first.",
+                &["model", "cache"],
+            )?,
+            per_output_token: table.histograms(
+                "time_per_output_token_seconds",
+                "What follows the first token, over the tokens less one; once a request.",
+                &["model"],
+            )?,
+            queue_duration: table
+                .histogram("queue_duration_seconds", "Time that requests waited here for a slot.")?,
+            queue_requests: table.gauge("queue_requests", "Requests waiting here for a slot.")?,
+            in_flight: table.gauge("requests_in_flight", "Requests that have begun and not ended.")?,
+            tokens: table.counters(
+                "tokens_total",
+                "Tokens of answers that servers made: input (prompt) and output (completion).",
+                &["key", "model", "type"],
+            )?,
+            cached_tokens: table.counters(
+                "cached_tokens_total",
+                "Prompt tokens that servers found in their KV cache.",
+                &["model"],
+            )?,
+            cache_hits: table.counter("cache_hits_total", "Requests answered from the cache.")?,
+            cache_misses: table.counter(
+                "cache_misses_total",
+                "Requests that could have been answered from the cache and were not.",
+            )?,
+            cache_shared: table
+                .counter("cache_shared_total", "Requests answered by the generation of another.")?,
+            // Counted by the store itself; these catch up when the page is asked for.
+            cache_stored: table.counter("cache_stored_total", "Answers kept.")?,
+            cache_evicted: table.counter("cache_evicted_total", "Answers that made room for others.")?,
+            cache_bytes: table.float("cache_bytes", "Bytes that the cache holds, all overhead counted.")?,
+            limit_refusals: table.counters(
+                "limit_refusals_total",
+                "Requests refused, by the limit that refused.",
+                &["limit"],
+            )?,
+            retries: table.counters(
+                "retries_total",
+                "Further tries at a server, by why the one before failed.",
+                &["reason"],
+            )?,
+            disconnects: table.counters(
+                "client_disconnects_total",
+                "Callers that left, by where their request was.",
+                &["phase"],
+            )?,
+            server_up: table.floats(
+                "server_up",
+                "1 while the server counts as up.",
+                &["upstream", "server"],
+            )?,
+            server_slots: table.floats(
+                "server_slots",
+                "Slots of a server, by state.",
+                &["upstream", "server", "state"],
+            )?,
+            log_lines_dropped: table
+                .counter("log_lines_dropped_total", "Access log lines that could not be written in time.")?,
+            total: IntCounter::new("all", "Not exported: the sum for /stats.")?,
+            models: RwLock::new(labels.models.iter().map(|(model, _)| model.clone()).collect()),
+            registry: registry.clone(),
+        };
+        let build = table.floats("build_info", "1; the version stands in the label.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        let reloads =
+            table.counters("config_reloads_total", "Reloads of the file, by result.", &["result"])?;
+        for result in ["success", "failure"] {
+            reloads.with_label_values(&[result]);
+        }
+        table.float("config_last_reload_successful", "1 if the last reload of the file was taken.")?.set(1.0);
+        metrics.begin(labels);
+        Ok(metrics)
+    }
+
+    /// Puts every known label at 0.
+    fn begin(&self, labels: &Labels) {
+        for (model, upstream) in &labels.models {
+            for cache in CacheOutcome::ALL {
+                self.requests.with_label_values(&[model.as_str(), upstream, "200", cache.name()]);
+                self.duration.with_label_values(&[model.as_str(), cache.name()]);
+                self.first_token.with_label_values(&[model.as_str(), cache.name()]);
+            }
+            self.per_output_token.with_label_values(&[model.as_str()]);
+            self.cached_tokens.with_label_values(&[model.as_str()]);
+            for key in &labels.keys {
+                for kind in ["input", "output"] {
+                    self.tokens.with_label_values(&[key.as_str(), model, kind]);
+                }
+            }
+        }
+        for limit in &labels.limits {
+            self.limit_refusals.with_label_values(&[limit]);
+        }
+        for phase in Phase::ALL {
+            self.disconnects.with_label_values(&[phase.name()]);
+        }
+        for reason in ["connect", "broken"] {
+            self.retries.with_label_values(&[reason]);
+        }
+        for (upstream, server) in &labels.servers {
+            self.server_up.with_label_values(&[upstream.as_str(), server]);
+            for state in ["busy", "idle"] {
+                self.server_slots.with_label_values(&[upstream.as_str(), server, state]);
+            }
+        }
+    }
+
+    /// Admits a model as a label, after a server reported it.
+    pub fn know_model(&self, model: &str) {
+        if !self.is_known(model) {
+            self.models.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(model.to_owned());
+        }
+    }
+
+    fn is_known(&self, model: &str) -> bool {
+        self.models.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(model)
+    }
+
+    pub fn ended(&self, ended: &Ended<'_>) {
+        let model = ended.model.filter(|model| self.is_known(model)).unwrap_or(OTHER);
+        let cache = ended.cache.name();
+        let status = ended.status.to_string();
+        self.total.inc();
+        self.requests.with_label_values(&[model, ended.upstream.unwrap_or(""), status.as_str(), cache]).inc();
+        self.duration.with_label_values(&[model, cache]).observe(ended.duration.as_secs_f64());
+        if let Some(first) = ended.first_token {
+            self.first_token.with_label_values(&[model, cache]).observe(first.as_secs_f64());
+        }
+        if ended.cache == CacheOutcome::Hit {
+            return;
+        }
+        let key = ended.key.unwrap_or(ANYBODY);
+        for (kind, count) in [("input", ended.prompt_tokens), ("output", ended.completion_tokens)] {
+            if let Some(count) = count {
+                self.tokens.with_label_values(&[key, model, kind]).inc_by(count);
+            }
+        }
+        if let Some(cached) = ended.cached_prompt_tokens {
+            self.cached_tokens.with_label_values(&[model]).inc_by(cached);
+        }
+        if let (Some(first), Some(tokens)) =
+            (ended.first_token, ended.completion_tokens.filter(|&tokens| tokens > 1))
+        {
+            let rest = ended.duration.saturating_sub(first).as_secs_f64();
+            self.per_output_token.with_label_values(&[model]).observe(rest / (tokens - 1) as f64);
+        }
+    }
+
+    pub fn queued(&self, wait: Duration) {
+        self.queue_duration.observe(wait.as_secs_f64());
+    }
+
+    pub fn refused(&self, limit: &str) {
+        self.limit_refusals.with_label_values(&[limit]).inc();
+    }
+
+    /// Another try after one that failed: `connect` (nothing was sent) or `broken` (the connection broke off).
+    pub fn retried(&self, reason: &str) {
+        self.retries.with_label_values(&[reason]).inc();
+    }
+
+    pub fn disconnected(&self, phase: Phase) {
+        self.disconnects.with_label_values(&[phase.name()]).inc();
+    }
+
+    pub fn set_cache(&self, bytes: u64, stored: u64, evicted: u64) {
+        self.cache_bytes.set(bytes as f64);
+        catch_up(&self.cache_stored, stored);
+        catch_up(&self.cache_evicted, evicted);
+    }
+
+    pub fn set_server(&self, upstream: &str, server: &str, up: bool, in_flight: u32) {
+        self.server_up.with_label_values(&[upstream, server]).set(f64::from(u8::from(up)));
+        self.server_slots.with_label_values(&[upstream, server, "busy"]).set(f64::from(in_flight));
+    }
+
+    /// The page that Prometheus reads (text format 0.0.4), and its content type.
+    pub fn page(&self) -> (Vec<u8>, &'static str) {
+        let mut page = Vec::new();
+        // Writing to a vector cannot fail; an empty family is left out by the encoder.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut page);
+        (page, "text/plain; version=0.0.4; charset=utf-8")
+    }
+}
+
+/// Brings a counter up to a total that is counted elsewhere.
+fn catch_up(counter: &IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+/// Makes families and registers them.
+struct Table<'a>(&'a Registry);
+
+impl Table<'_> {
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(family.clone())).map(|()| family)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        let family = IntCounter::new(name, help)?;
+        self.0.register(Box::new(family.clone())).map(|()| family)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        let family = IntGauge::new(name, help)?;
+        self.0.register(Box::new(family.clone())).map(|()| family)
+    }
+
+    fn float(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
+        let family = Gauge::new(name, help)?;
+        self.0.register(Box::new(family.clone())).map(|()| family)
+    }
+
+    fn floats(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        let family = GaugeVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(family.clone())).map(|()| family)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> prometheus::Result<Histogram> {
+        let family = Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))?;
+        self.0.register(Box::new(family.clone())).map(|()| family)
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
+        let family = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?;
+        self.0.register(Box::new(family.clone())).map(|()| family)
+    }
+}

@@ -1,0 +1,168 @@
+//! What one request remembers between Pingora's hooks. It holds the guards: whatever a request took is given back
+//! when this is dropped, however the caller leaves.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+
+use crate::cache::Key;
+use crate::limit::{Level, Permit};
+use crate::observe::CacheOutcome;
+use crate::route::{Lease, Resolved, Server};
+use crate::wire::{Endpoint, Protocol};
+
+use super::gateway::BodyShare;
+use super::refusal::Refusal;
+use super::session::Slot;
+use super::tap::Tap;
+use super::timing::Timing;
+
+pub struct Context {
+    pub(super) arrival: Arrival,
+    pub(super) asked: Asked,
+    pub(super) told: Outcome,
+    /// What goes to a server; `None` for what the gateway answers by itself.
+    pub(super) job: Option<Job>,
+    pub(super) route: Route,
+    /// The answer on its way, from its header on.
+    pub(super) tap: Option<Tap>,
+    /// Where the caller's own session is while it is wrapped.
+    pub(super) slot: Slot,
+    pub(super) guards: Guards,
+}
+
+/// What the request's head says.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) begun: Duration,
+    pub(super) request_id: String,
+    pub(super) trace_id: Option<String>,
+    pub(super) client_ip: IpAddr,
+    pub(super) method: Method,
+    /// Without its query.
+    pub(super) path: String,
+    pub(super) protocol: Protocol,
+    pub(super) origin: Option<String>,
+}
+
+/// Who asked for what, as far as it is known by now.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The key's place and name.
+    pub(super) caller: Option<(usize, String)>,
+    pub(super) model_requested: Option<String>,
+    pub(super) model: Option<String>,
+    pub(super) upstream: Option<String>,
+    pub(super) stream: bool,
+    pub(super) cache: CacheOutcome,
+    /// What `cache-status` says after the cache's name.
+    pub(super) cache_detail: &'static str,
+    pub(super) level: Option<Level>,
+    pub(super) bytes_in: u64,
+}
+
+/// What became of it.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) status: u16,
+    pub(super) upstream_status: Option<u16>,
+    pub(super) refusal: Option<Refusal>,
+    /// When the answer's first byte went out, since the request began.
+    pub(super) first_byte: Option<Duration>,
+    pub(super) complete: bool,
+    pub(super) bytes_out: u64,
+    /// The caller left before the end.
+    pub(super) left: bool,
+}
+
+/// A request as it goes to a server.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) endpoint: &'static Endpoint,
+    pub(super) body: Bytes,
+    pub(super) resolved: Resolved,
+    /// The key under which its answer is kept, if it is.
+    pub(super) keep: Option<Key>,
+}
+
+/// Its tries at servers.
+#[derive(Debug, Default)]
+pub(super) struct Route {
+    pub(super) lease: Option<Lease>,
+    pub(super) tried: Vec<Arc<Server>>,
+    pub(super) attempts: u32,
+    /// Tries that were sent and broke off without an answer.
+    pub(super) broken: u32,
+    /// Why there is no further try: the answer that the caller gets.
+    pub(super) failure: Option<Refusal>,
+    pub(super) timing: Arc<Timing>,
+}
+
+/// What must be given back.
+#[derive(Debug, Default)]
+pub(super) struct Guards {
+    pub(super) permit: Option<Permit>,
+    pub(super) body: Option<BodyShare>,
+    pub(super) in_flight: Option<InFlight>,
+}
+
+/// Counts a request as in flight.
+#[derive(Debug)]
+pub(super) struct InFlight(prometheus::IntGauge);
+
+impl InFlight {
+    pub(super) fn new(gauge: &prometheus::IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Context {
+    pub(super) fn new(begun: Duration) -> Self {
+        Self {
+            arrival: Arrival {
+                begun,
+                request_id: String::new(),
+                trace_id: None,
+                client_ip: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                method: Method::GET,
+                path: String::new(),
+                protocol: Protocol::OpenAi,
+                origin: None,
+            },
+            asked: Asked {
+                caller: None,
+                model_requested: None,
+                model: None,
+                upstream: None,
+                stream: false,
+                cache: CacheOutcome::Bypass,
+                cache_detail: "fwd=bypass",
+                level: None,
+                bytes_in: 0,
+            },
+            told: Outcome::default(),
+            job: None,
+            route: Route::default(),
+            tap: None,
+            slot: Slot::default(),
+            guards: Guards::default(),
+        }
+    }
+
+    /// Gives back what the request holds of servers and limits, as soon as its answer has ended.
+    pub(super) fn release(&mut self) {
+        self.route.lease = None;
+        self.guards.permit = None;
+        self.guards.body = None;
+    }
+}

@@ -1,0 +1,218 @@
+//! A request on its way to a server: which one, as what, and what is done when that fails.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{Method, header};
+use pingora::http::RequestHeader;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora_proxy::Session;
+
+use crate::observe::Phase;
+use crate::route::{Server, Sign};
+use crate::wire::HEADERS_PASSED;
+
+use super::context::{Context, Job};
+use super::gateway::Gateway;
+use super::refusal::Refusal;
+use super::refuser;
+use super::session::late_error;
+use super::timing::Late;
+
+/// llama-server closes an idle connection after 5.01 s (measured, b11434) and says so in a header Pingora's pool does
+/// not read.
+const POOLED_TIME_MAX: Duration = Duration::from_secs(4);
+
+/// Resolving a server's name may not hold a request for longer.
+const RESOLVE_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The error of a server that does not accept the gateway's own key.
+const CREDENTIALS: ErrorType = ErrorType::Custom("the server did not accept the gateway's own key");
+
+/// Picks the server for the next try and counts the request as its own.
+pub(super) fn choose(gateway: &Gateway, ctx: &mut Context) -> Result<(), Refusal> {
+    let Some(job) = &ctx.job else { return Ok(()) };
+    let upstream = &job.resolved.upstream;
+    ctx.route.lease = None;
+    ctx.route.lease = upstream.pick(&ctx.route.tried, fastrand::usize(..));
+    if ctx.route.lease.is_some() {
+        return Ok(());
+    }
+    Err(Refusal::NoUpstream { retry_after: upstream.spec.health.every.max(Duration::from_secs(1)) })
+        .inspect_err(|_| {
+            gateway.metrics.queued(Duration::ZERO);
+        })
+}
+
+/// Where Pingora connects to: the chosen server, or the refuser once there is no further try.
+pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    if ctx.route.failure.is_none() && ctx.route.attempts > 0 {
+        ctx.route.failure = choose(gateway, ctx).err();
+    }
+    if let Some(refusal) = &ctx.route.failure {
+        return Ok(Box::new(refuser::peer(refusal.told().status)));
+    }
+    let (Some(job), Some(lease)) = (&ctx.job, &ctx.route.lease) else {
+        return Error::e_explain(ErrorType::InternalError, "no server was chosen");
+    };
+    ctx.route.attempts += 1;
+    let server = lease.server();
+    ctx.route.tried.push(server.clone());
+    let Some(address) = address(server).await else {
+        return Error::e_explain(
+            ErrorType::ConnectError,
+            format!("`{}` does not resolve", server.spec.url.host),
+        )
+        .map_err(|error: Box<Error>| unresolved(gateway, ctx, error));
+    };
+    let timeouts = job.resolved.upstream.spec.timeouts;
+    let mut peer = HttpPeer::new(address, false, String::new());
+    peer.options.connection_timeout = timeouts.connect;
+    peer.options.total_connection_timeout = timeouts.connect;
+    peer.options.idle_timeout = Some(POOLED_TIME_MAX);
+    peer.options.write_timeout = timeouts.between_bytes;
+    Ok(Box::new(peer))
+}
+
+async fn address(server: &Server) -> Option<SocketAddr> {
+    if server.address().is_none() {
+        let name = (server.spec.url.host.as_str(), server.spec.url.port);
+        if let Ok(Ok(found)) = tokio::time::timeout(RESOLVE_TIME_MAX, tokio::net::lookup_host(name)).await {
+            server.set_addresses(found.collect());
+        }
+    }
+    server.address()
+}
+
+fn unresolved(gateway: &Gateway, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
+    let again = connect_failed(gateway, ctx, "its name does not resolve");
+    error.set_retry(again);
+    error.into_up()
+}
+
+/// The request as the server gets it: made anew, from the endpoint's row and the headers that pass.
+pub(super) fn request(
+    gateway: &Gateway,
+    session: &Session,
+    ctx: &Context,
+    request: &mut RequestHeader,
+) -> Result<()> {
+    let (Some(job), Some(lease)) = (&ctx.job, &ctx.route.lease) else { return Ok(()) };
+    ctx.route.timing.sent(job.resolved.upstream.spec.timeouts, gateway.clock.now());
+    let server = &lease.server().spec;
+    let mut made = RequestHeader::build(Method::POST, job.endpoint.path.as_bytes(), Some(12))?;
+    made.insert_header(header::HOST, server.url.authority())?;
+    for name in HEADERS_PASSED {
+        for value in session.req_header().headers.get_all(*name) {
+            made.append_header(*name, value.clone())?;
+        }
+    }
+    made.insert_header(header::CONTENT_LENGTH, job.body.len())?;
+    made.insert_header("x-request-id", &ctx.arrival.request_id)?;
+    if let Some(key) = &server.api_key {
+        made.insert_header(header::AUTHORIZATION, format!("Bearer {}", key.0))?;
+    }
+    *request = made;
+    Ok(())
+}
+
+/// A server's 401 speaks of the gateway's key, since the caller's never went there.
+pub(super) fn check_credentials(status: http::StatusCode) -> Result<()> {
+    if status == http::StatusCode::UNAUTHORIZED {
+        return Error::e_explain(CREDENTIALS, "401 from the server")
+            .map_err(|error: Box<Error>| error.into_up());
+    }
+    Ok(())
+}
+
+/// Takes in that no connection came about: nothing was sent, so the next server may be asked whatever the request.
+pub(super) fn connect_failed(gateway: &Gateway, ctx: &mut Context, why: &str) -> bool {
+    if let (Some(lease), Some(job)) = (&ctx.route.lease, &ctx.job) {
+        let server = lease.server();
+        server.next_address();
+        // One fault a request, however often it tries one server.
+        if ctx.route.tried.iter().filter(|tried| std::ptr::eq(tried.as_ref(), server.as_ref())).count() == 1 {
+            gateway.note(&job.resolved.upstream.spec.name, server, Sign::Fault, why);
+        }
+    }
+    let failure = if why.contains("imed") { "could not be reached in time" } else { "could not be reached" };
+    try_again(gateway, ctx, "connect", Refusal::UpstreamError(failure))
+}
+
+/// Whether another try is made; if not, what the caller is told instead. Pingora's own retry loop comes around either
+/// way: to the next server or to the refuser.
+fn try_again(gateway: &Gateway, ctx: &mut Context, reason: &str, failure: Refusal) -> bool {
+    let retries = ctx.job.as_ref().map_or(0, |job| job.resolved.upstream.spec.retries);
+    if ctx.route.attempts <= retries {
+        gateway.metrics.retried(reason);
+    } else {
+        ctx.route.failure = Some(failure);
+    }
+    true
+}
+
+/// Takes in that a try failed after the request was sent. True: Pingora comes around again.
+pub(super) fn broke_off(
+    gateway: &Gateway,
+    session: &Session,
+    ctx: &mut Context,
+    error: &Error,
+    reused: bool,
+) -> bool {
+    let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
+    if let Some(late) = late(error) {
+        ctx.route.failure = Some(Refusal::UpstreamTimeout(late.what()));
+        return !begun;
+    }
+    if *error.esource() == ErrorSource::Downstream {
+        ctx.told.left = true;
+        gateway.metrics.disconnected(if begun { Phase::Answering } else { Phase::Waiting });
+        return false;
+    }
+    if *error.etype() == CREDENTIALS {
+        ctx.route.failure = Some(Refusal::UpstreamError("did not accept the gateway's own key"));
+        return !begun;
+    }
+    let failure = Refusal::UpstreamError(match error.etype() {
+        ErrorType::InvalidHTTPHeader | ErrorType::H1Error => "answered nonsense",
+        _ => "broke off",
+    });
+    if begun {
+        ctx.route.failure = Some(failure);
+        return false;
+    }
+    if let (Some(lease), Some(job)) = (&ctx.route.lease, &ctx.job)
+        && !reused
+    {
+        gateway.note(
+            &job.resolved.upstream.spec.name,
+            lease.server(),
+            Sign::Fault,
+            "it broke off before it answered",
+        );
+    }
+    // A pooled connection that had died idle says nothing of the request. Otherwise once more, at most: the server may
+    // have died of it.
+    ctx.route.broken += u32::from(!reused);
+    if ctx.route.broken > 1 {
+        ctx.route.failure = Some(failure);
+        return true;
+    }
+    try_again(gateway, ctx, "broken", failure)
+}
+
+/// The timeout that an error stands for, if it is one.
+fn late(error: &Error) -> Option<Late> {
+    [Late::FirstByte, Late::BetweenBytes, Late::Total]
+        .into_iter()
+        .find(|late| *error.etype() == late_error(*late))
+}
+
+/// Takes in that a server began to answer.
+pub(super) fn answered(gateway: &Gateway, ctx: &Context, job: &Job) {
+    ctx.route.timing.byte(gateway.clock.now());
+    if let Some(lease) = &ctx.route.lease {
+        gateway.note(&job.resolved.upstream.spec.name, lease.server(), Sign::Answer, "");
+    }
+}

@@ -1,0 +1,118 @@
+//! What the gateway knows by itself: whether it is well, what it has done, which models it has.
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::wire::MODEL_PREFIX;
+
+use super::gateway::Gateway;
+use super::refusal::Refusal;
+
+/// A status and its JSON.
+pub(crate) type Report = (StatusCode, String);
+
+/// `{"status":"ok"}` while the gateway serves and some server is up.
+pub(crate) fn health(gateway: &Gateway) -> Report {
+    if gateway.is_ready() && gateway.fleet.some_server_is_up() {
+        status(StatusCode::OK, "ok")
+    } else {
+        status(StatusCode::SERVICE_UNAVAILABLE, "no upstream")
+    }
+}
+
+/// Alive: it answers.
+pub(crate) fn live(_: &Gateway) -> Report {
+    status(StatusCode::OK, "ok")
+}
+
+/// Ready for more: until it drains.
+pub(crate) fn ready(gateway: &Gateway) -> Report {
+    if gateway.is_ready() {
+        status(StatusCode::OK, "ok")
+    } else {
+        status(StatusCode::SERVICE_UNAVAILABLE, "draining")
+    }
+}
+
+fn status(status: StatusCode, word: &str) -> Report {
+    (status, json!({"status": word}).to_string())
+}
+
+/// Totals.
+pub(crate) fn stats(gateway: &Gateway) -> Report {
+    (StatusCode::OK, Value::Object(totals(gateway)).to_string())
+}
+
+/// Totals, and every server: for the operator.
+pub(crate) fn detailed_stats(gateway: &Gateway) -> Report {
+    let mut stats = totals(gateway);
+    let servers = gateway.fleet.servers().map(|(upstream, server)| {
+        json!({
+            "upstream": upstream.spec.name,
+            "server": server.spec.name,
+            "url": server.spec.url.to_string(),
+            "up": server.is_up(),
+            "in_flight": server.in_flight(),
+            "models": server.report().map(|report| report.model_ids().map(str::to_owned).collect::<Vec<_>>()),
+        })
+    });
+    stats.insert("servers".to_owned(), servers.collect());
+    let names = gateway.keyring.iter().flat_map(|keyring| keyring.names());
+    stats.insert("keys".to_owned(), names.map(|name| json!({"name": name})).collect());
+    (StatusCode::OK, Value::Object(stats).to_string())
+}
+
+fn totals(gateway: &Gateway) -> Map<String, Value> {
+    let holding = gateway.store.holding();
+    let metrics = &gateway.metrics;
+    let totals = [
+        ("version", Value::from(env!("CARGO_PKG_VERSION"))),
+        ("uptime_seconds", gateway.clock.now().as_secs().into()),
+        ("requests", metrics.total.get().into()),
+        ("in_flight", metrics.in_flight.get().into()),
+        ("queue", metrics.queue_requests.get().into()),
+        ("hits", metrics.cache_hits.get().into()),
+        ("misses", metrics.cache_misses.get().into()),
+        ("shared", metrics.cache_shared.get().into()),
+        ("cache_size", holding.bytes.into()),
+        ("cache_capacity", holding.bytes_max.into()),
+        ("cache_entries", holding.entries.into()),
+    ];
+    totals.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The models that a key may use (`None`: an open gateway).
+fn models(gateway: &Gateway, key: Option<usize>) -> Vec<Map<String, Value>> {
+    let may_use = |model: &Map<String, Value>| match (&gateway.keyring, key) {
+        (Some(keyring), Some(key)) => keyring.may_use(key, model["id"].as_str().unwrap_or_default()),
+        _ => true,
+    };
+    gateway.fleet.models().into_iter().filter(may_use).collect()
+}
+
+pub(super) fn model_list(gateway: &Gateway, key: Option<usize>) -> Report {
+    (StatusCode::OK, json!({"object": "list", "data": models(gateway, key)}).to_string())
+}
+
+/// One model, by the end of its path, percent-decoded.
+pub(super) fn model(gateway: &Gateway, key: Option<usize>, path: &str) -> Result<Report, Refusal> {
+    let encoded = path.strip_prefix(MODEL_PREFIX).unwrap_or_default();
+    let id = percent_encoding::percent_decode_str(encoded).decode_utf8_lossy().into_owned();
+    let found = models(gateway, key).into_iter().find(|model| model["id"] == id.as_str());
+    found.map(|model| (StatusCode::OK, Value::Object(model).to_string())).ok_or(Refusal::ModelNotFound(id))
+}
+
+/// `/metrics`, with what is counted elsewhere brought up to date.
+pub(crate) fn metrics(gateway: &Gateway) -> (Vec<u8>, &'static str) {
+    let holding = gateway.store.holding();
+    gateway.metrics.set_cache(holding.bytes, holding.stored, holding.evicted);
+    for (upstream, server) in gateway.fleet.servers() {
+        gateway.metrics.set_server(
+            &upstream.spec.name,
+            &server.spec.name,
+            server.is_up(),
+            server.in_flight(),
+        );
+    }
+    gateway.metrics.page()
+}

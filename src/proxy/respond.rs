@@ -1,0 +1,273 @@
+//! Answers that do not pass through as they come: refusals, hits, preflights, what the gateway knows by itself, and
+//! the marks that every answer bears.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora::http::ResponseHeader;
+use pingora::{Error, Result};
+use pingora_proxy::Session;
+
+use crate::cache::Entry;
+use crate::observe::milliseconds;
+use crate::wire::Protocol;
+
+use super::body::{discard, linger};
+use super::context::Context;
+use super::cors;
+use super::gateway::Gateway;
+use super::refusal::{Refusal, Told};
+
+const JSON: &str = "application/json; charset=utf-8";
+
+/// Says no. The connection stays usable if the rest of the caller's body can be thrown away.
+pub(super) async fn refuse(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    refusal: Refusal,
+) -> Result<()> {
+    let told = refusal.told();
+    // What the request took is back before the caller can know of it.
+    ctx.release();
+    let usable = match &refusal {
+        Refusal::RequestTimeout => false,
+        _ => discard(session, gateway.settings.body.bytes_max).await,
+    };
+    if !usable {
+        session.downstream_session.set_keepalive(None);
+    }
+    let body = Bytes::from(told.body(ctx.arrival.protocol));
+    let mut answer = ResponseHeader::build(told.status, Some(20))?;
+    answer.insert_header(header::CONTENT_TYPE, JSON)?;
+    tell(&mut answer, &refusal, &told)?;
+    note(gateway, ctx, refusal, told.status);
+    send(gateway, session, ctx, answer, body).await?;
+    if !usable {
+        linger(session).await;
+    }
+    Ok(())
+}
+
+/// Puts a refusal in the place of the refuser's answer, header first.
+pub(super) fn replace(gateway: &Gateway, ctx: &mut Context, answer: &mut ResponseHeader) -> Result<()> {
+    let Some(refusal) = ctx.route.failure.clone() else { return Ok(()) };
+    let told = refusal.told();
+    let body = told.body(ctx.arrival.protocol);
+    answer.set_status(told.status)?;
+    answer.insert_header(header::CONTENT_TYPE, JSON)?;
+    answer.insert_header(header::CONTENT_LENGTH, body.len())?;
+    tell(answer, &refusal, &told)?;
+    answer.insert_header("x-elapsed-ms", elapsed(gateway, ctx))?;
+    ctx.told.first_byte = Some(gateway.clock.now().saturating_sub(ctx.arrival.begun));
+    note(gateway, ctx, refusal, told.status);
+    Ok(())
+}
+
+/// The body that belongs to [`replace`].
+pub(super) fn replaced_body(ctx: &Context) -> Option<Bytes> {
+    let refusal = ctx.told.refusal.as_ref()?;
+    Some(Bytes::from(refusal.told().body(ctx.arrival.protocol)))
+}
+
+fn note(gateway: &Gateway, ctx: &mut Context, refusal: Refusal, status: StatusCode) {
+    if let Some(limit) = refusal.limit() {
+        gateway.metrics.refused(limit.name());
+    }
+    ctx.told.status = status.as_u16();
+    ctx.told.refusal = Some(refusal);
+}
+
+/// The headers that belong to a refusal.
+fn tell(answer: &mut ResponseHeader, refusal: &Refusal, told: &Told) -> Result<()> {
+    if let Some(wait) = told.retry_after {
+        // Whole seconds, rounded up, at least 1 (RFC 9110, section 10.2.3); and what SDKs read first.
+        answer.insert_header(header::RETRY_AFTER, wait.as_secs_f64().ceil().max(1.0) as u64)?;
+        answer.insert_header("retry-after-ms", wait.as_nanos().div_ceil(1_000_000).max(1) as u64)?;
+    }
+    if told.final_word {
+        answer.insert_header("x-should-retry", "false")?;
+    }
+    match refusal {
+        Refusal::MethodNotAllowed(allow) => answer.insert_header(header::ALLOW, *allow)?,
+        Refusal::InvalidKey => answer.insert_header(header::WWW_AUTHENTICATE, "Bearer")?,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Answers from the cache: the bytes that were sent before.
+pub(super) async fn hit(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    entry: &Entry,
+) -> Result<()> {
+    ctx.release();
+    let now = gateway.clock.now();
+    let mut answer = ResponseHeader::build(StatusCode::OK, Some(20))?;
+    answer.insert_header(header::CONTENT_TYPE, entry.content_type.as_ref())?;
+    answer.insert_header(header::AGE, entry.age(now).as_secs())?;
+    let ttl = entry.expires_at.saturating_sub(now).as_secs();
+    answer.insert_header("cache-status", format!("ai-gateway; hit; ttl={ttl}"))?;
+    send(gateway, session, ctx, answer, entry.body.clone()).await
+}
+
+/// Answers with JSON of the gateway's own.
+pub(super) async fn own(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    status: StatusCode,
+    json: String,
+) -> Result<()> {
+    ctx.release();
+    let mut answer = ResponseHeader::build(status, Some(20))?;
+    answer.insert_header(header::CONTENT_TYPE, JSON)?;
+    answer.insert_header(header::CACHE_CONTROL, "no-store")?;
+    send(gateway, session, ctx, answer, Bytes::from(json)).await
+}
+
+/// Tells a browser what a page may send.
+pub(super) async fn preflight(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<()> {
+    if !discard(session, gateway.settings.body.bytes_max).await {
+        session.downstream_session.set_keepalive(None);
+    }
+    let mut answer = ResponseHeader::build(StatusCode::NO_CONTENT, Some(20))?;
+    answer.insert_header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS")?;
+    let asked = session.req_header().headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    match asked {
+        Some(asked) => answer.insert_header(header::ACCESS_CONTROL_ALLOW_HEADERS, asked)?,
+        None => answer.insert_header(header::ACCESS_CONTROL_ALLOW_HEADERS, cors::ALLOWED_HEADERS)?,
+    }
+    answer.insert_header(header::ACCESS_CONTROL_MAX_AGE, 7200)?;
+    mark(gateway, ctx, &mut answer)?;
+    ctx.told.status = StatusCode::NO_CONTENT.as_u16();
+    let sent = session.write_response_header(Box::new(answer), true).await;
+    ctx.told.complete = sent.is_ok();
+    sent.map_err(|error| left(ctx, error))
+}
+
+async fn send(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    mut answer: ResponseHeader,
+    body: Bytes,
+) -> Result<()> {
+    ctx.told.status = answer.status.as_u16();
+    answer.insert_header(header::CONTENT_LENGTH, body.len())?;
+    mark(gateway, ctx, &mut answer)?;
+    answer.insert_header("x-elapsed-ms", elapsed(gateway, ctx))?;
+    ctx.told.first_byte = Some(gateway.clock.now().saturating_sub(ctx.arrival.begun));
+    let length = body.len() as u64;
+    let sent = async {
+        session.write_response_header(Box::new(answer), false).await?;
+        session.write_response_body(Some(body), true).await
+    };
+    match sent.await {
+        Ok(()) => {
+            ctx.told.bytes_out = length;
+            ctx.told.complete = true;
+            Ok(())
+        }
+        Err(error) => Err(left(ctx, error)),
+    }
+}
+
+fn left(ctx: &mut Context, error: Box<Error>) -> Box<Error> {
+    ctx.told.left = true;
+    error.into_down()
+}
+
+fn elapsed(gateway: &Gateway, ctx: &Context) -> String {
+    format!("{:.3}", milliseconds(gateway.clock.now().saturating_sub(ctx.arrival.begun)))
+}
+
+/// The marks that every answer bears, whoever made it.
+pub(super) fn mark(gateway: &Gateway, ctx: &Context, answer: &mut ResponseHeader) -> Result<()> {
+    answer.insert_header("x-request-id", ctx.arrival.request_id.as_str())?;
+    answer.insert_header("x-cache", ctx.asked.cache.name())?;
+    if !answer.headers.contains_key("cache-status") {
+        answer.insert_header("cache-status", format!("ai-gateway; {}", ctx.asked.cache_detail))?;
+    }
+    let origin = cors::allow(&gateway.settings.cors, ctx.arrival.origin.as_deref());
+    if origin.varies {
+        answer.append_header(header::VARY, "Origin")?;
+    }
+    if let Some(allow) = origin.allow {
+        answer.insert_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, allow)?;
+        answer.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, cors::EXPOSED)?;
+    }
+    if let Some(level) = ctx.asked.level {
+        answer.insert_header("x-ratelimit-limit-requests", level.limit)?;
+        answer.insert_header("x-ratelimit-remaining-requests", level.remaining)?;
+        answer.insert_header("x-ratelimit-reset-requests", Reset(level.reset).to_string())?;
+    }
+    Ok(())
+}
+
+/// Takes away what a server says that is not the gateway's to repeat: its CORS, and its side of the connection.
+pub(super) fn unmark(answer: &mut ResponseHeader) {
+    const SERVERS_OWN: &[&str] = &[
+        "access-control-allow-origin",
+        "access-control-allow-credentials",
+        "access-control-allow-methods",
+        "access-control-allow-headers",
+        "access-control-expose-headers",
+        "access-control-max-age",
+        "connection",
+        "keep-alive",
+        "set-cookie",
+        "x-request-id",
+    ];
+    for name in SERVERS_OWN {
+        answer.remove_header(*name);
+    }
+}
+
+/// The error that ends a stream which cannot go on.
+pub(super) fn broken_stream(refusal: &Refusal, protocol: Protocol) -> String {
+    refusal.told().body(protocol)
+}
+
+/// A time as OpenAI writes it: `250ms`, `1s`, `6m0s`, `1h0m0s`.
+struct Reset(Duration);
+
+impl Display for Reset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let millis = self.0.as_nanos().div_ceil(1_000_000);
+        if millis < 1000 {
+            return write!(f, "{millis}ms");
+        }
+        let seconds = millis.div_ceil(1000);
+        match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+            (0, 0, s) => write!(f, "{s}s"),
+            (0, m, s) => write!(f, "{m}m{s}s"),
+            (h, m, s) => write!(f, "{h}h{m}m{s}s"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_openai_writes_them() {
+        let cases = [
+            (0, "0ms"),
+            (1, "1ms"),
+            (999, "999ms"),
+            (1000, "1s"),
+            (1001, "2s"),
+            (360_000, "6m0s"),
+            (3_661_000, "1h1m1s"),
+        ];
+        for (millis, text) in cases {
+            assert_eq!(Reset(Duration::from_millis(millis)).to_string(), text);
+        }
+    }
+}

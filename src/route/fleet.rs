@@ -1,0 +1,200 @@
+//! Models to upstreams, upstreams to servers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+use wildmatch::WildMatchPattern;
+
+use super::server::{Lease, Server};
+use super::spec::{Balance, ModelRule, UpstreamSpec};
+
+/// A named group of servers.
+#[derive(Debug)]
+pub struct Upstream {
+    pub spec: UpstreamSpec,
+    pub servers: Vec<Arc<Server>>,
+    turn: AtomicUsize,
+}
+
+impl Upstream {
+    fn new(spec: UpstreamSpec) -> Self {
+        let server = |server: &_| Arc::new(Server::new(Clone::clone(server), spec.health.clone()));
+        Self { servers: spec.servers.iter().map(server).collect(), spec, turn: AtomicUsize::new(0) }
+    }
+
+    /// The server for the next request, counted from now on: one that is up, not among `tried` if another is there,
+    /// and works on the least for its weight. `tie` is any number, to choose among equals.
+    pub fn pick(&self, tried: &[Arc<Server>], tie: usize) -> Option<Lease> {
+        let up: Vec<_> = self.servers.iter().filter(|server| server.is_up()).collect();
+        let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| Arc::ptr_eq(tried, server));
+        let fresh: Vec<_> = up.iter().copied().filter(|server| !is_tried(server)).collect();
+        let choice = if fresh.is_empty() { up } else { fresh };
+        let chosen = match self.spec.balance {
+            Balance::RoundRobin => {
+                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+                choice.get(turn.checked_rem(choice.len())?).copied()
+            }
+            Balance::LeastBusy | Balance::Prefix => {
+                let load =
+                    |server: &Server| f64::from(server.in_flight()) / f64::from(server.spec.weight.max(1));
+                let least = choice.iter().map(|server| load(server)).min_by(f64::total_cmp)?;
+                let equals: Vec<_> = choice.into_iter().filter(|server| load(server) <= least).collect();
+                equals.get(tie.checked_rem(equals.len())?).copied()
+            }
+        };
+        chosen.map(|server| Lease::new(Arc::clone(server)))
+    }
+
+    /// What the servers that are up report of their models, together; `None` while one of them has not been asked.
+    pub fn fingerprint(&self) -> Option<[u8; 32]> {
+        let up = self.servers.iter().filter(|server| server.is_up());
+        let mut prints = up
+            .map(|server| server.report().map(|report| report.fingerprint))
+            .collect::<Option<Vec<_>>>()
+            .filter(|prints| !prints.is_empty())?;
+        prints.sort_unstable();
+        prints.dedup();
+        Some(Sha256::digest(prints.concat()).into())
+    }
+
+    fn reports(&self, model: &str) -> bool {
+        self.servers
+            .iter()
+            .filter_map(|server| server.report())
+            .any(|report| report.model_ids().any(|id| id == model))
+    }
+}
+
+/// Where a model's requests go.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    pub upstream: Arc<Upstream>,
+    /// The model as callers name it; `None` where neither the caller nor the file names one.
+    pub name: Option<String>,
+    /// What the server calls it, where that is different.
+    pub rename: Option<String>,
+    /// The rule's place in the file; `None` where the file has no models.
+    pub rule: Option<usize>,
+}
+
+/// `*` stands for any characters, none among them; nothing else is special.
+type Pattern = WildMatchPattern<'*', '\0'>;
+
+/// All servers of one gateway.
+#[derive(Debug)]
+pub struct Fleet {
+    /// At least one.
+    pub upstreams: Vec<Arc<Upstream>>,
+    rules: Vec<(ModelRule, Pattern)>,
+}
+
+impl Fleet {
+    /// Every rule names an upstream of `upstreams`, which is not empty: `config` has checked both.
+    pub fn new(upstreams: Vec<UpstreamSpec>, rules: Vec<ModelRule>) -> Self {
+        Self {
+            upstreams: upstreams.into_iter().map(|spec| Arc::new(Upstream::new(spec))).collect(),
+            rules: rules.into_iter().map(|rule| (rule.clone(), Pattern::new(&rule.pattern))).collect(),
+        }
+    }
+
+    pub fn servers(&self) -> impl Iterator<Item = (&Arc<Upstream>, &Arc<Server>)> {
+        self.upstreams
+            .iter()
+            .flat_map(|upstream| upstream.servers.iter().map(move |server| (upstream, server)))
+    }
+
+    pub fn some_server_is_up(&self) -> bool {
+        self.servers().any(|(_, server)| server.is_up())
+    }
+
+    /// Finds a model's upstream: the rule of that name, else the longest pattern that matches. `None`: unknown.
+    pub fn resolve(&self, model: Option<&str>) -> Option<Resolved> {
+        if self.rules.is_empty() {
+            let reporting =
+                model.and_then(|model| self.upstreams.iter().find(|upstream| upstream.reports(model)));
+            let upstream = Arc::clone(reporting.or(self.upstreams.first())?);
+            return Some(Resolved { upstream, name: model.map(str::to_owned), rename: None, rule: None });
+        }
+        let at = match model {
+            None => 0,
+            Some(model) => self.rule_of(model)?,
+        };
+        let rule = &self.rules[at].0;
+        let named = model.or((!rule.pattern.contains('*')).then_some(rule.pattern.as_str()));
+        let upstream = self.upstreams.iter().find(|upstream| upstream.spec.name == rule.upstream)?;
+        Some(Resolved {
+            upstream: Arc::clone(upstream),
+            name: named.map(str::to_owned),
+            rename: rule.rename.clone(),
+            rule: Some(at),
+        })
+    }
+
+    fn rule_of(&self, model: &str) -> Option<usize> {
+        let exact = self.rules.iter().position(|(rule, _)| rule.pattern == model);
+        exact.or_else(|| {
+            let patterns = self.rules.iter().enumerate().filter(|(_, (rule, _))| rule.pattern.contains('*'));
+            let matching = patterns.filter(|(_, (_, pattern))| pattern.matches(model));
+            // Of two patterns as long as each other, the first in the file.
+            matching.rev().max_by_key(|(_, (rule, _))| rule.pattern.len()).map(|(at, _)| at)
+        })
+    }
+
+    /// The models that callers can name, as `/v1/models` lists them.
+    pub fn models(&self) -> Vec<Map<String, Value>> {
+        let mut models: Vec<Map<String, Value>> = Vec::new();
+        let mut add = |id: &str, told: Option<Map<String, Value>>| {
+            if models.iter().all(|model| model["id"] != id) {
+                let mut model = told.unwrap_or_else(unreported);
+                model.insert("id".to_owned(), id.into());
+                models.push(model);
+            }
+        };
+        for (rule, _) in self.rules.iter().filter(|(rule, _)| !rule.pattern.contains('*')) {
+            let on_server = rule.rename.as_deref().unwrap_or(&rule.pattern);
+            let upstream = self.upstreams.iter().find(|upstream| upstream.spec.name == rule.upstream);
+            add(&rule.pattern, upstream.and_then(|upstream| reported(upstream, on_server)));
+        }
+        for upstream in &self.upstreams {
+            for report in upstream.servers.iter().filter_map(|server| server.report()) {
+                for id in report.model_ids() {
+                    let leads_here =
+                        self.resolve(Some(id)).is_some_and(|found| Arc::ptr_eq(&found.upstream, upstream));
+                    if leads_here {
+                        add(id, reported(upstream, id));
+                    }
+                }
+            }
+        }
+        models
+    }
+
+    /// Whether the file or a server knows the model: what a metric may be labelled with.
+    pub fn knows(&self, model: &str) -> bool {
+        self.rules.iter().any(|(rule, _)| rule.pattern == model)
+            || self.upstreams.iter().any(|upstream| upstream.reports(model))
+    }
+
+    /// The models that the file names.
+    pub fn named_models(&self) -> impl Iterator<Item = &ModelRule> {
+        self.rules.iter().map(|(rule, _)| rule).filter(|rule| !rule.pattern.contains('*'))
+    }
+}
+
+fn reported(upstream: &Upstream, id: &str) -> Option<Map<String, Value>> {
+    let reports = upstream.servers.iter().filter_map(|server| server.report());
+    reports.flat_map(|report| report.models.clone()).find(|model| model["id"] == id)
+}
+
+fn unreported() -> Map<String, Value> {
+    let Value::Object(model) = json!({"id": "", "object": "model", "created": 0, "owned_by": "ai-gateway"})
+    else {
+        unreachable!("an object literal")
+    };
+    model
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+use super::*;
+use crate::route::{HealthCheck, Kind, Report, ServerSpec, Sign, Slots, Timeouts};
+
+fn upstream(name: &str, servers: &[&str]) -> UpstreamSpec {
+    let server = |url: &&str| ServerSpec {
+        name: (*url).to_owned(),
+        url: url.parse().expect("a URL"),
+        api_key: None,
+        slots: Slots::Auto,
+        weight: 1,
+    };
+    UpstreamSpec {
+        name: name.to_owned(),
+        servers: servers.iter().map(server).collect(),
+        kind: Kind::Llama,
+        balance: Balance::LeastBusy,
+        health: HealthCheck { down_after: 1, ..HealthCheck::default() },
+        timeouts: Timeouts::default(),
+        retries: 2,
+    }
+}
+
+fn rule(pattern: &str, upstream: &str, rename: Option<&str>) -> ModelRule {
+    ModelRule {
+        pattern: pattern.to_owned(),
+        upstream: upstream.to_owned(),
+        rename: rename.map(str::to_owned),
+    }
+}
+
+fn report(server: &Server, models: &[&str]) {
+    let data: Vec<_> = models.iter().map(|id| json!({"id": id, "object": "model"})).collect();
+    server.set_report(Report::read(None, Some(&json!({"data": data}))));
+}
+
+#[test]
+fn a_model_goes_to_its_name_else_to_the_longest_pattern() {
+    let upstreams = vec![upstream("a", &["http://a"]), upstream("b", &["http://b"])];
+    let rules = vec![
+        rule("qwen", "a", None),
+        rule("gpt*", "b", Some("qwen")),
+        rule("gpt-4*", "a", None),
+        rule("gpt-4o", "b", None),
+    ];
+    let fleet = Fleet::new(upstreams.clone(), rules);
+    let found = |model: Option<&str>| {
+        fleet.resolve(model).map(|found| (found.upstream.spec.name.clone(), found.name, found.rename))
+    };
+    let some = |upstream: &str, name: &str, rename: Option<&str>| {
+        Some((upstream.to_owned(), Some(name.to_owned()), rename.map(str::to_owned)))
+    };
+    assert_eq!(found(Some("qwen")), some("a", "qwen", None));
+    assert_eq!(found(Some("gpt-3")), some("b", "gpt-3", Some("qwen")));
+    assert_eq!(found(Some("gpt-4-turbo")), some("a", "gpt-4-turbo", None));
+    assert_eq!(found(Some("gpt-4o")), some("b", "gpt-4o", None));
+    assert_eq!(found(Some("llama")), None);
+    assert_eq!(found(None), some("a", "qwen", None));
+
+    let open = Fleet::new(upstreams, Vec::new());
+    report(&open.upstreams[1].servers[0], &["qwen"]);
+    let upstream = |model| open.resolve(model).map(|found| found.upstream.spec.name.clone());
+    assert_eq!(upstream(Some("qwen")).as_deref(), Some("b"));
+    assert_eq!(upstream(Some("anything")).as_deref(), Some("a"));
+    assert_eq!(upstream(None).as_deref(), Some("a"));
+}
+
+#[test]
+fn callers_see_the_models_they_can_name() {
+    let upstreams = vec![upstream("a", &["http://a"]), upstream("b", &["http://b"])];
+    let rules = vec![rule("mine", "a", Some("qwen")), rule("llama*", "b", None)];
+    let fleet = Fleet::new(upstreams, rules);
+    report(&fleet.upstreams[0].servers[0], &["qwen", "llama-a"]);
+    report(&fleet.upstreams[1].servers[0], &["llama-b", "other"]);
+    let ids: Vec<_> =
+        fleet.models().iter().map(|model| model["id"].as_str().unwrap_or_default().to_owned()).collect();
+    assert_eq!(ids, ["mine", "llama-b"]);
+}
+
+#[test]
+fn the_least_busy_server_that_is_up_is_picked_and_returned_on_drop() {
+    let fleet = Fleet::new(vec![upstream("a", &["http://one", "http://two"])], Vec::new());
+    let group = &fleet.upstreams[0];
+    let first = group.pick(&[], 0).expect("a server");
+    let second = group.pick(&[], 0).expect("a server");
+    assert_ne!(first.server().spec.name, second.server().spec.name);
+    drop(first);
+    assert_eq!((group.servers[0].in_flight(), group.servers[1].in_flight()), (0, 1));
+
+    let tried = [Arc::clone(&group.servers[0])];
+    assert_eq!(group.pick(&tried, 0).expect("the other").server().spec.name, "http://two");
+    group.servers[1].note(Sign::Fault);
+    assert_eq!(group.pick(&tried, 0).expect("the tried one").server().spec.name, "http://one");
+    group.servers[0].note(Sign::Fault);
+    assert!(group.pick(&[], 0).is_none());
+}
+
+#[test]
+fn a_fault_forgets_what_the_server_reported() {
+    let fleet = Fleet::new(vec![upstream("a", &["http://one", "http://two"])], Vec::new());
+    let group = &fleet.upstreams[0];
+    assert_eq!(group.fingerprint(), None);
+    report(&group.servers[0], &["qwen"]);
+    assert_eq!(group.fingerprint(), None, "one of the two has not been asked");
+    report(&group.servers[1], &["qwen"]);
+    let same = group.fingerprint();
+    assert!(same.is_some());
+    group.servers[1].note(Sign::Fault);
+    assert_eq!(group.fingerprint(), same, "the server that is down does not count");
+    group.servers[1].note(Sign::GoodProbe);
+    assert_eq!(group.fingerprint(), None, "it may have come back as another");
+}

@@ -1,0 +1,82 @@
+//! The way out: no new work, what has begun ends, and the process leaves as soon as the last has.
+//!
+//! Pingora alone would wait out its whole grace period, even with nothing left to do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::background::BackgroundService;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{interval, sleep};
+
+use crate::proxy::Gateway;
+
+/// The last lines of the access log may take this long.
+pub(super) const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How often the last requests are counted.
+const COUNT_EVERY: Duration = Duration::from_millis(20);
+
+/// Which signal means what. SIGTERM first turns `/ready` 503 for `server.pre_stop`, so that balancers look away
+/// before the listeners close.
+pub(super) struct Signals(pub(super) Arc<Gateway>);
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let listen = |kind| signal(kind).expect("the process can listen for signals");
+        let mut terminate = listen(SignalKind::terminate());
+        let mut interrupt = listen(SignalKind::interrupt());
+        let mut quit = listen(SignalKind::quit());
+        tokio::select! {
+            _ = terminate.recv() => {
+                self.0.drain();
+                sleep(self.0.settings.server.pre_stop).await;
+                ShutdownSignal::GracefulTerminate
+            }
+            _ = interrupt.recv() => ShutdownSignal::FastShutdown,
+            _ = quit.recv() => ShutdownSignal::GracefulUpgrade,
+        }
+    }
+}
+
+/// Starts what must start after a daemon's fork, and ends the process when the last request has ended.
+pub(super) struct Drain(pub(super) Arc<Gateway>);
+
+#[async_trait]
+impl BackgroundService for Drain {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        if let Err(error) = self.0.log.start() {
+            log::error!("no access log: its thread did not start: {error}");
+        }
+        if shutdown.changed().await.is_err() {
+            return;
+        }
+        self.0.drain();
+        let mut again = signal(SignalKind::terminate()).expect("the process can listen for signals");
+        tokio::select! {
+            () = self.all_have_ended() => self.leave(0),
+            _ = again.recv() => self.leave(1),
+        }
+    }
+}
+
+impl Drain {
+    /// Two counts in a row, so that a connection accepted at the last moment has begun its request.
+    async fn all_have_ended(&self) {
+        let mut count = interval(COUNT_EVERY);
+        let mut idle = 0;
+        while idle < 2 {
+            count.tick().await;
+            idle = if self.0.metrics.in_flight.get() == 0 { idle + 1 } else { 0 };
+        }
+    }
+
+    fn leave(&self, code: i32) {
+        self.0.log.flush(FLUSH_TIME_MAX);
+        log::info!("stopped");
+        std::process::exit(code);
+    }
+}

@@ -1,0 +1,158 @@
+//! Looks at every server now and then: is it up, and which model does it have.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::{Method, StatusCode, header};
+use pingora::connectors::http::v1::Connector;
+use pingora::http::RequestHeader;
+use pingora::server::ShutdownWatch;
+use pingora::services::ServiceReadyNotifier;
+use pingora::services::background::BackgroundService;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, Result};
+use serde_json::Value;
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::proxy::Gateway;
+use crate::route::{Kind, Report, Server, Sign, Upstream};
+
+/// The listeners wait this long, at most, for the first look at every server.
+const FIRST_LOOK_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How often a server that stays up is asked for its models again.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
+
+/// A larger report is not read.
+const REPORT_BYTES_MAX: usize = 4 << 20;
+
+pub(super) struct Prober(pub(super) Arc<Gateway>);
+
+#[async_trait]
+impl BackgroundService for Prober {
+    async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
+        let (looked, mut first_looks) = channel::<()>(1);
+        for (upstream, server) in self.0.fleet.servers() {
+            let probe = Probe {
+                gateway: Arc::clone(&self.0),
+                upstream: Arc::clone(upstream),
+                server: Arc::clone(server),
+                connector: Connector::new(None),
+            };
+            let looked = looked.clone();
+            tokio::spawn(probe.forever(looked));
+        }
+        drop(looked);
+        // Ends when every probe has dropped its end, after its first look.
+        let _ = timeout(FIRST_LOOK_TIME_MAX, first_looks.recv()).await;
+        ready.notify_ready();
+        let _ = shutdown.changed().await;
+    }
+}
+
+struct Probe {
+    gateway: Arc<Gateway>,
+    upstream: Arc<Upstream>,
+    server: Arc<Server>,
+    connector: Connector,
+}
+
+impl Probe {
+    async fn forever(self, looked: Sender<()>) {
+        let mut looked = Some(looked);
+        let mut reported: Option<Instant> = None;
+        loop {
+            self.resolve().await;
+            let due = |at: Instant| at.elapsed() >= REPORT_EVERY;
+            if self.is_well().await && (self.server.report().is_none() || reported.is_none_or(due)) {
+                self.report().await;
+                reported = Some(Instant::now());
+            }
+            drop(looked.take());
+            sleep(self.server.check().every).await;
+        }
+    }
+
+    /// Follows a name to its addresses, as they are now.
+    async fn resolve(&self) {
+        let url = &self.server.spec.url;
+        let found =
+            timeout(self.server.check().timeout, tokio::net::lookup_host((url.host.as_str(), url.port)))
+                .await;
+        if let Ok(Ok(found)) = found {
+            self.server.set_addresses(found.collect());
+        }
+    }
+
+    /// Asks for its health. Any answer but "not yet" (503, while a model loads) is one of a server that is up; a kind
+    /// without a health endpoint is taken as up until a request says otherwise.
+    async fn is_well(&self) -> bool {
+        if self.upstream.spec.kind == Kind::OpenAi {
+            return true;
+        }
+        let check = self.server.check();
+        let (sign, why) = match self.get(&check.path).await {
+            Ok((StatusCode::SERVICE_UNAVAILABLE, _)) => (Sign::Fault, "it says it is not ready".to_owned()),
+            Ok(_) => (Sign::GoodProbe, String::new()),
+            Err(error) => (Sign::Fault, format!("{:?}", error.etype())),
+        };
+        if sign == Sign::Fault {
+            self.server.next_address();
+        }
+        self.gateway.note(&self.upstream.spec.name, &self.server, sign, &why);
+        sign == Sign::GoodProbe
+    }
+
+    /// Asks which models it has.
+    async fn report(&self) {
+        let props = match self.upstream.spec.kind {
+            Kind::Llama => self.json("/props").await,
+            Kind::OpenAi => None,
+        };
+        let models = self.json("/v1/models").await;
+        let report = Report::read(props.as_ref(), models.as_ref());
+        report.model_ids().for_each(|id| self.gateway.metrics.know_model(id));
+        self.server.set_report(report);
+    }
+
+    async fn json(&self, path: &str) -> Option<Value> {
+        let (status, body) = self.get(path).await.ok()?;
+        (status == StatusCode::OK).then(|| serde_json::from_slice(&body).ok())?
+    }
+
+    /// One GET on a connection of its own, within the check's timeout.
+    async fn get(&self, path: &str) -> Result<(StatusCode, Bytes)> {
+        let within = self.server.check().timeout;
+        let late = |_| Error::explain(ErrorType::ReadTimedout, "no answer in time");
+        timeout(within, self.ask(path)).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+    }
+
+    async fn ask(&self, path: &str) -> Result<(StatusCode, Bytes)> {
+        let server = &self.server.spec;
+        let address = self.server.address().ok_or_else(|| {
+            Error::explain(ErrorType::Custom("its name does not resolve"), server.url.host.clone())
+        })?;
+        let peer = HttpPeer::new(address, false, String::new());
+        let (mut session, _) = self.connector.get_http_session(&peer).await?;
+        let mut request = RequestHeader::build(Method::GET, path.as_bytes(), Some(4))?;
+        request.insert_header(header::HOST, server.url.authority())?;
+        request.insert_header(header::CONNECTION, "close")?;
+        if let Some(key) = &server.api_key {
+            request.insert_header(header::AUTHORIZATION, format!("Bearer {}", key.0))?;
+        }
+        session.write_request_header(Box::new(request)).await?;
+        session.read_response().await?;
+        let status = session.get_status().unwrap_or(StatusCode::BAD_GATEWAY);
+        let mut body = BytesMut::new();
+        while let Some(chunk) = session.read_body_bytes().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > REPORT_BYTES_MAX {
+                return Error::e_explain(ErrorType::ReadError, "the answer is too large");
+            }
+        }
+        Ok((status, body.freeze()))
+    }
+}

@@ -1,0 +1,24 @@
+//! The gateway as its callers and operators see it: short plays with the real binary between a scripted llama-server
+//! and raw sockets.
+//!
+//! The modules stand in reading order, from the first thing that must work to the last. `AI_GATEWAY_BIN` names
+//! another binary to hold to the contract.
+
+#[macro_use]
+mod support;
+
+mod stage;
+mod smoke;
+mod proxy;
+mod bodies;
+mod refuse;
+mod auth;
+mod limit;
+mod cache;
+mod stream;
+mod failure;
+mod route;
+mod cors;
+mod observe;
+mod config_cli;
+mod living;

@@ -1,0 +1,170 @@
+//! A llama-server that does as it is told: Varnish's `server s1`, on an address of its own.
+//!
+//! It speaks as the real one does (build 11434, captures in docs/facts), on raw TCP, so that a play can make it stay
+//! silent, cut an event in two, die in mid-answer or answer garbage, and then ask what it has seen: every request
+//! whole, how many it finished, and when a peer left before the end. It runs no model: an answer's text is its words.
+
+mod script;
+mod shapes;
+mod serve;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::address::Loopback;
+use super::http::{Framing, Head, header};
+pub(crate) use script::{Script, scripted};
+
+const PORT: u16 = 8080;
+
+/// One request as it arrived.
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    pub(crate) head: Head,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Received {
+    pub(crate) fn method(&self) -> &str {
+        self.head.line.split(' ').next().unwrap_or_default()
+    }
+
+    pub(crate) fn target(&self) -> &str {
+        self.head.line.split(' ').nth(1).unwrap_or_default()
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.target().split('?').next().unwrap_or_default()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head.headers, name)
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn sha256(&self) -> String {
+        hex::encode(Sha256::digest(&self.body))
+    }
+}
+
+/// What the server and the play both look at.
+struct Stage {
+    script: Mutex<Arc<Script>>,
+    /// One permit lets one held step go on.
+    gate: Semaphore,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// What callers asked (every POST).
+    requests: Vec<Received>,
+    /// What the gateway asked for itself: `/health`, `/props`, `/v1/models`.
+    probes: Vec<Received>,
+    finished: usize,
+    cancelled: Vec<Instant>,
+}
+
+/// A running scripted server; it is gone when this is dropped.
+pub(crate) struct Llama {
+    address: Loopback,
+    stage: Arc<Stage>,
+    accepting: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Llama {
+    async fn start(script: Script) -> Self {
+        let address = Loopback::claim();
+        let stage = Arc::new(Stage {
+            script: Mutex::new(Arc::new(script)),
+            gate: Semaphore::new(0),
+            seen: Mutex::default(),
+        });
+        let llama = Self { address, stage, accepting: Mutex::default() };
+        llama.comes_back().await;
+        llama
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address.port(PORT)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    /// From the next request on, it plays by another script.
+    pub(crate) fn becomes(&self, script: Script) {
+        *self.stage.script.lock().expect("not poisoned") = Arc::new(script);
+    }
+
+    /// One held step goes on.
+    pub(crate) fn release(&self) {
+        self.stage.gate.add_permits(1);
+    }
+
+    /// Nothing is held any more.
+    pub(crate) fn release_all(&self) {
+        self.stage.gate.add_permits(1 << 20);
+    }
+
+    /// The process dies: nothing listens, and every connection breaks.
+    pub(crate) async fn dies(&self) {
+        let accepting = self.accepting.lock().expect("not poisoned").take();
+        if let Some(accepting) = accepting {
+            accepting.abort();
+            assert!(accepting.await.is_err(), "the server ended before its time");
+        }
+    }
+
+    pub(crate) async fn comes_back(&self) {
+        let listener = TcpListener::bind(self.address()).await.expect("the address is ours");
+        let accepting = tokio::spawn(serve::accept(listener, Arc::clone(&self.stage)));
+        *self.accepting.lock().expect("not poisoned") = Some(accepting);
+    }
+
+    /// How many requests of callers it has seen, whole.
+    pub(crate) fn requests(&self) -> usize {
+        self.seen(|seen| seen.requests.len())
+    }
+
+    pub(crate) fn probes(&self) -> Vec<Received> {
+        self.seen(|seen| seen.probes.clone())
+    }
+
+    /// How many it has answered to the last byte.
+    pub(crate) fn finished(&self) -> usize {
+        self.seen(|seen| seen.finished)
+    }
+
+    /// When peers left before the last byte.
+    pub(crate) fn cancelled(&self) -> Vec<Instant> {
+        self.seen(|seen| seen.cancelled.clone())
+    }
+
+    /// The latest request of a caller.
+    pub(crate) fn last(&self) -> Received {
+        self.seen(|seen| seen.requests.last().cloned()).expect("no request has arrived")
+    }
+
+    fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+        look(&self.stage.seen.lock().expect("not poisoned"))
+    }
+}
+
+impl Drop for Llama {
+    fn drop(&mut self) {
+        if let Some(accepting) = self.accepting.lock().expect("not poisoned").take() {
+            accepting.abort();
+        }
+    }
+}

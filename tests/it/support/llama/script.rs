@@ -1,0 +1,188 @@
+//! How a scripted server answers, said in one line.
+
+use super::Llama;
+
+/// How an answer's end is told, truthfully or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    Length,
+    Chunked,
+    Close,
+    /// `content-length` names more than is sent.
+    TooShort,
+}
+
+/// Where an answer breaks off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    Never,
+    /// The request is read and the connection closed.
+    BeforeHead,
+    /// In the middle of the head.
+    InHead,
+    /// After so many pieces (events of a stream, or the one piece of a plain answer).
+    Pieces(usize),
+    /// After so many bytes of the body, the last piece cut through.
+    Bytes(usize),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Script {
+    pub(super) status: u16,
+    pub(super) words: Vec<String>,
+    pub(super) plain: Option<String>,
+    pub(super) events: Option<Vec<String>>,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) holds_head: bool,
+    pub(super) holds: bool,
+    pub(super) cut: Cut,
+    pub(super) ending: Option<Ending>,
+    pub(super) chunk_sizes: Vec<usize>,
+    pub(super) end_mark: bool,
+    pub(super) garbage: bool,
+    pub(super) healthy: bool,
+    pub(super) model: String,
+    pub(super) api_key: Option<String>,
+}
+
+/// A healthy server that answers everything with "Hello".
+pub(crate) fn scripted() -> Script {
+    Script {
+        status: 200,
+        words: vec!["Hel".to_owned(), "lo".to_owned()],
+        plain: None,
+        events: None,
+        headers: Vec::new(),
+        holds_head: false,
+        holds: false,
+        cut: Cut::Never,
+        ending: None,
+        chunk_sizes: Vec::new(),
+        end_mark: true,
+        garbage: false,
+        healthy: true,
+        model: "tiny".to_owned(),
+        api_key: None,
+    }
+}
+
+impl Script {
+    pub(crate) async fn start(self) -> Llama {
+        Llama::start(self).await
+    }
+
+    /// The words that it generates, one event each where the answer is streamed.
+    pub(crate) fn streams<const N: usize>(mut self, words: [&str; N]) -> Self {
+        self.words = words.map(str::to_owned).to_vec();
+        self
+    }
+
+    /// This very body, to everything.
+    pub(crate) fn answers(mut self, body: impl Into<String>) -> Self {
+        self.plain = Some(body.into());
+        self
+    }
+
+    /// These very pieces as the body of a stream.
+    pub(crate) fn events<const N: usize>(mut self, pieces: [&str; N]) -> Self {
+        self.events = Some(pieces.map(str::to_owned).to_vec());
+        self
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// Before the answer's body, and before each event of a stream, it waits for `Llama::release`. A stream's head
+    /// is out before that, a plain answer's is not: as the real server does it.
+    pub(crate) fn holds(mut self) -> Self {
+        self.holds = true;
+        self
+    }
+
+    /// A stream's head waits for `Llama::release` too.
+    pub(crate) fn slow_start(mut self) -> Self {
+        self.holds = true;
+        self.holds_head = true;
+        self
+    }
+
+    /// It breaks off after so many events.
+    pub(crate) fn dies_after(mut self, events: usize) -> Self {
+        self.cut = Cut::Pieces(events);
+        self
+    }
+
+    /// It breaks off after so many bytes of the body.
+    pub(crate) fn dies_after_bytes(mut self, bytes: usize) -> Self {
+        self.cut = Cut::Bytes(bytes);
+        self
+    }
+
+    /// It reads the request and closes.
+    pub(crate) fn dies_at_once(mut self) -> Self {
+        self.cut = Cut::BeforeHead;
+        self
+    }
+
+    /// It breaks off within the answer's head.
+    pub(crate) fn half_header(mut self) -> Self {
+        self.cut = Cut::InHead;
+        self
+    }
+
+    /// It answers with what is not HTTP.
+    pub(crate) fn garbage(mut self) -> Self {
+        self.garbage = true;
+        self
+    }
+
+    /// The body is sent in chunks of these sizes, the last one again and again, wherever events begin or end.
+    pub(crate) fn chunked_as<const N: usize>(mut self, sizes: [usize; N]) -> Self {
+        self.chunk_sizes = sizes.to_vec();
+        self.ending = Some(Ending::Chunked);
+        self
+    }
+
+    /// The end of the body is the end of the connection.
+    pub(crate) fn close_delimited(mut self) -> Self {
+        self.ending = Some(Ending::Close);
+        self
+    }
+
+    /// `content-length` promises ten bytes that never come.
+    pub(crate) fn wrong_length(mut self) -> Self {
+        self.ending = Some(Ending::TooShort);
+        self
+    }
+
+    /// A stream ends in good order, but without its protocol's end mark.
+    pub(crate) fn without_end_mark(mut self) -> Self {
+        self.end_mark = false;
+        self
+    }
+
+    /// `/health` says that the model is still loading.
+    pub(crate) fn unhealthy(mut self) -> Self {
+        self.healthy = false;
+        self
+    }
+
+    /// The model that `/v1/models` reports.
+    pub(crate) fn model(mut self, name: &str) -> Self {
+        self.model = name.to_owned();
+        self
+    }
+
+    /// Whoever does not present this key gets a 401.
+    pub(crate) fn api_key(mut self, key: &str) -> Self {
+        self.api_key = Some(key.to_owned());
+        self
+    }
+}

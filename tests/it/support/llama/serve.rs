@@ -1,0 +1,229 @@
+//! One connection after another, one request after another, by the script.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::script::{Cut, Ending, Script};
+use super::shapes::{self, Ask};
+use super::{Framing, Received, Stage};
+use crate::support::http::Inbox;
+
+/// As the real server: an idle connection is closed after five seconds, and each after its hundredth answer.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+const ANSWERS_MAX: usize = 100;
+
+pub(super) async fn accept(listener: TcpListener, stage: Arc<Stage>) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        stream.set_nodelay(true).expect("a fresh socket takes options");
+        let connection =
+            Connection { stream, inbox: Inbox::default(), stage: Arc::clone(&stage), answers: 0 };
+        connections.spawn(connection.serve());
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    inbox: Inbox,
+    stage: Arc<Stage>,
+    answers: usize,
+}
+
+/// What goes out, before the script takes it apart.
+struct Answer {
+    status: u16,
+    content_type: &'static str,
+    pieces: Vec<String>,
+    streamed: bool,
+}
+
+impl Connection {
+    async fn serve(mut self) {
+        while let Ok(Ok(Some(request))) = timeout(IDLE_MAX, self.receive()).await {
+            self.answers += 1;
+            let script = Arc::clone(&self.stage.script.lock().expect("not poisoned"));
+            let probe = request.method() != "POST";
+            let number = self.note(&request, probe);
+            let (answer, script) = if probe {
+                (about(&request, &script), Script { headers: script.headers.clone(), ..super::scripted() })
+            } else {
+                (answer(&request, &script, number), Script::clone(&script))
+            };
+            let kept = self.perform(&request, &answer, &script).await;
+            if !probe {
+                let mut seen = self.stage.seen.lock().expect("not poisoned");
+                match kept {
+                    Err(_) => seen.cancelled.push(Instant::now()),
+                    Ok(_) if script.cut == Cut::Never => seen.finished += 1,
+                    Ok(_) => {}
+                }
+            }
+            if !matches!(kept, Ok(true)) {
+                break;
+            }
+        }
+    }
+
+    async fn receive(&mut self) -> io::Result<Option<Received>> {
+        let Some(head) = self.inbox.head(&mut self.stream).await? else { return Ok(None) };
+        let framing = match head.framing() {
+            Framing::Close => Framing::Length(0),
+            told => told,
+        };
+        let (mut left, mut body) = (framing, Vec::new());
+        while let Some(piece) = self.inbox.piece(&mut left, &mut self.stream).await? {
+            body.extend_from_slice(&piece);
+        }
+        Ok(Some(Received { head, body }))
+    }
+
+    fn note(&self, request: &Received, probe: bool) -> usize {
+        let mut seen = self.stage.seen.lock().expect("not poisoned");
+        let list = if probe { &mut seen.probes } else { &mut seen.requests };
+        list.push(request.clone());
+        list.len()
+    }
+
+    /// Answers; whether the connection stays open. An error: the peer left before the end.
+    async fn perform(&mut self, request: &Received, answer: &Answer, script: &Script) -> io::Result<bool> {
+        if script.cut == Cut::BeforeHead {
+            return Ok(false);
+        }
+        if script.garbage {
+            self.stream.write_all(b"\x16\x03 this is not HTTP\r\n\r\n").await?;
+            return Ok(false);
+        }
+        if script.holds_head || (script.holds && !answer.streamed) {
+            self.held().await?;
+        }
+        let default = if answer.streamed { Ending::Chunked } else { Ending::Length };
+        let ending = script.ending.unwrap_or(default);
+        let last = ending == Ending::Close || self.answers == ANSWERS_MAX;
+        let head = head(request, answer, script, ending, last);
+        if script.cut == Cut::InHead {
+            self.stream.write_all(&head.as_bytes()[..head.len() / 2]).await?;
+            return Ok(false);
+        }
+        self.stream.write_all(head.as_bytes()).await?;
+        let mut bytes_left = match script.cut {
+            Cut::Bytes(bytes) => bytes,
+            _ => usize::MAX,
+        };
+        for (index, piece) in answer.pieces.iter().enumerate() {
+            if script.cut == Cut::Pieces(index) {
+                return Ok(false);
+            }
+            if script.holds && answer.streamed {
+                self.held().await?;
+            }
+            let part = &piece.as_bytes()[..piece.len().min(bytes_left)];
+            self.write(part, ending, &script.chunk_sizes).await?;
+            bytes_left -= part.len();
+            if bytes_left == 0 {
+                return Ok(false);
+            }
+        }
+        if ending == Ending::Chunked {
+            self.stream.write_all(b"0\r\n\r\n").await?;
+        }
+        Ok(!last && ending != Ending::TooShort)
+    }
+
+    async fn write(&mut self, mut part: &[u8], ending: Ending, sizes: &[usize]) -> io::Result<()> {
+        if ending != Ending::Chunked {
+            return self.stream.write_all(part).await;
+        }
+        let mut sizes = sizes.iter().copied();
+        let mut size = usize::MAX;
+        while !part.is_empty() {
+            size = sizes.next().unwrap_or(size);
+            let (chunk, rest) = part.split_at(part.len().min(size));
+            let framed = [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat();
+            self.stream.write_all(&framed).await?;
+            part = rest;
+        }
+        Ok(())
+    }
+
+    /// Waits for the play to let it go on, or for the peer to leave.
+    async fn held(&mut self) -> io::Result<()> {
+        let stage = Arc::clone(&self.stage);
+        loop {
+            tokio::select! {
+                permit = stage.gate.acquire() => {
+                    permit.expect("the gate is never closed").forget();
+                    return Ok(());
+                }
+                read = self.inbox.fill(&mut self.stream) => {
+                    if read? == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn head(request: &Received, answer: &Answer, script: &Script, ending: Ending, last: bool) -> String {
+    let length: usize = answer.pieces.iter().map(String::len).sum();
+    let framing = match ending {
+        Ending::Length => format!("Content-Length: {length}\r\n"),
+        Ending::TooShort => format!("Content-Length: {}\r\n", length + 10),
+        Ending::Chunked => "Transfer-Encoding: chunked\r\n".to_owned(),
+        Ending::Close => String::new(),
+    };
+    let origin = request.header("origin").unwrap_or_default();
+    let content_type = answer.content_type;
+    let buffering = if answer.streamed { "X-Accel-Buffering: no\r\n" } else { "" };
+    let connection = if last { "Connection: close\r\n" } else { "Keep-Alive: timeout=5, max=100\r\n" };
+    let more: String = script.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!(
+        "HTTP/1.1 {} Scripted\r\nServer: llama.cpp\r\nAccess-Control-Allow-Origin: {origin}\r\n{buffering}\
+         Content-Type: {content_type}\r\n{framing}{more}{connection}\r\n",
+        answer.status
+    )
+}
+
+fn json(status: u16, body: String) -> Answer {
+    Answer { status, content_type: "application/json; charset=utf-8", pieces: vec![body], streamed: false }
+}
+
+fn about(request: &Received, script: &Script) -> Answer {
+    if !script.healthy {
+        return json(503, shapes::error(503).to_string());
+    }
+    match shapes::about(request.path(), &script.model) {
+        Some(body) => json(200, body.to_string()),
+        None => json(404, shapes::error(404).to_string()),
+    }
+}
+
+fn answer(request: &Received, script: &Script, number: usize) -> Answer {
+    let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    let ask = Ask { path: request.path(), body: &body, words: &script.words, model: &script.model, number };
+    if let Some(key) = &script.api_key
+        && request.header("authorization") != Some(&format!("Bearer {key}"))
+    {
+        return json(401, shapes::error(401).to_string());
+    }
+    if script.status >= 400 {
+        let body = script.plain.clone().unwrap_or_else(|| shapes::error(script.status).to_string());
+        return json(script.status, body);
+    }
+    if ask.streamed() {
+        let pieces = script.events.clone().unwrap_or_else(|| ask.pieces(script.end_mark));
+        return Answer { status: script.status, content_type: "text/event-stream", pieces, streamed: true };
+    }
+    match script.plain.clone().or_else(|| ask.plain().map(|body| body.to_string())) {
+        Some(body) => json(script.status, body),
+        None => json(404, shapes::error(404).to_string()),
+    }
+}
