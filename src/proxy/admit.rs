@@ -182,7 +182,7 @@ fn resolve(gateway: &Gateway, model: Option<&Model>, asked: &mut Asked) -> Resul
     {
         return Err(Refusal::ModelNotAllowed(name));
     }
-    asked.model = resolved.name.clone();
+    asked.model = resolved.rename.clone().or(resolved.name.clone());
     asked.upstream = Some(resolved.upstream.spec.name.clone());
     Ok(resolved)
 }

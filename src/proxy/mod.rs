@@ -133,7 +133,12 @@ impl ProxyHttp for Proxy {
             forward::answered(&self.0, ctx, job);
         }
         ctx.told.upstream_status = Some(answer.status.as_u16());
-        forward::check_credentials(answer.status)
+        forward::check_credentials(answer.status)?;
+        if let Some(job) = &ctx.job {
+            let framed = tap::is_framed(answer);
+            ctx.tap = Some(Tap::new(job, answer, framed, self.0.store.entry_bytes_max()));
+        }
+        Ok(())
     }
 
     async fn response_filter(
@@ -148,9 +153,8 @@ impl ProxyHttp for Proxy {
         respond::unmark(answer);
         if ctx.route.failure.is_some() {
             respond::replace(&self.0, ctx, answer)?;
-        } else if let Some(job) = &ctx.job {
+        } else {
             ctx.told.status = answer.status.as_u16();
-            ctx.tap = Some(Tap::new(job, answer, self.0.store.entry_bytes_max()));
             frame(session, answer)?;
         }
         respond::mark(&self.0, ctx, answer)
@@ -214,13 +218,18 @@ impl ProxyHttp for Proxy {
         ctx.told.left || ctx.route.failure.is_some()
     }
 
+    /// Without the query, which may hold what is nobody's business.
+    fn request_summary(&self, _session: &Session, ctx: &Context) -> String {
+        format!("{} {}, request {}", ctx.arrival.method, ctx.arrival.path, ctx.arrival.request_id)
+    }
+
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 }
 
 async fn answer_own(gateway: &Gateway, session: &mut Session, ctx: &mut Context, own: Own) -> Result<()> {
-    if !body::discard(session, gateway.settings.body.bytes_max).await {
+    if !body::discard(session, gateway).await {
         session.downstream_session.set_keepalive(None);
     }
     let key = ctx.asked.caller.as_ref().map(|(index, _)| *index);

@@ -34,7 +34,7 @@ pub(super) async fn refuse(
     ctx.release();
     let usable = match &refusal {
         Refusal::RequestTimeout => false,
-        _ => discard(session, gateway.settings.body.bytes_max).await,
+        _ => discard(session, gateway).await,
     };
     if !usable {
         session.downstream_session.set_keepalive(None);
@@ -132,7 +132,7 @@ pub(super) async fn own(
 
 /// Tells a browser what a page may send.
 pub(super) async fn preflight(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<()> {
-    if !discard(session, gateway.settings.body.bytes_max).await {
+    if !discard(session, gateway).await {
         session.downstream_session.set_keepalive(None);
     }
     let mut answer = ResponseHeader::build(StatusCode::NO_CONTENT, Some(20))?;
