@@ -158,7 +158,7 @@ async fn a_port_in_use_is_a_1() {
     let yaml = format!("listen: [{{address: {}}}]", taken.port(9001));
     let gateway = gateway::before(&llama).yaml(&yaml).spawn();
     assert_eq!(gateway.exit().await.code(), Some(1), "{}", gateway.stderr());
-    assert!(gateway.stderr().contains(&taken.port(9001).to_string()), "{}", gateway.stderr());
+    eventually!(gateway.stderr().contains(&taken.port(9001).to_string()), "{}", gateway.stderr());
 }
 
 /// The token of the text whose hash is this one.
