@@ -43,7 +43,7 @@ use crate::wire::Own;
 
 use self::admit::Verdict;
 use self::body::Stop;
-use self::context::{Context, InFlight};
+use self::context::Context;
 use self::tap::{End, Tap};
 
 pub use self::gateway::Gateway;
@@ -75,7 +75,6 @@ impl ProxyHttp for Proxy {
             session.downstream_session.set_keepalive(Some(KEEPALIVE_SECONDS));
         }
         session.downstream_session.set_write_timeout(Some(WRITE_TIME_MAX));
-        ctx.guards.in_flight = Some(InFlight::new(&self.0.metrics.in_flight));
         arrival::read(&self.0, session, &mut ctx.arrival);
         Ok(())
     }
@@ -178,6 +177,7 @@ impl ProxyHttp for Proxy {
         if end_of_stream {
             ctx.told.complete = ctx.route.failure.is_none() || ctx.told.refusal.is_some();
             ctx.release();
+            settle::count(&self.0, ctx);
         }
         Ok(None)
     }
@@ -210,7 +210,8 @@ impl ProxyHttp for Proxy {
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
         session::unwrap(session, &ctx.slot);
-        settle::settle(&self.0, ctx);
+        settle::count(&self.0, ctx);
+        settle::write(&self.0, ctx);
     }
 
     /// Failures stand in the access log and the metrics; a caller that leaves is no failure of ours.

@@ -19,6 +19,7 @@ use super::context::Context;
 use super::cors;
 use super::gateway::Gateway;
 use super::refusal::{Refusal, Told};
+use super::settle;
 
 const JSON: &str = "application/json; charset=utf-8";
 
@@ -162,14 +163,14 @@ async fn send(
     mark(gateway, ctx, &mut answer)?;
     answer.insert_header("x-elapsed-ms", elapsed(gateway, ctx))?;
     ctx.told.first_byte = Some(gateway.clock.now().saturating_sub(ctx.arrival.begun));
-    let length = body.len() as u64;
+    ctx.told.bytes_out = body.len() as u64;
+    settle::count(gateway, ctx);
     let sent = async {
         session.write_response_header(Box::new(answer), false).await?;
         session.write_response_body(Some(body), true).await
     };
     match sent.await {
         Ok(()) => {
-            ctx.told.bytes_out = length;
             ctx.told.complete = true;
             Ok(())
         }
