@@ -126,7 +126,12 @@ fn new_key(name: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::Failed(format!("ai-gateway: no randomness: {error}")))?;
     let key = format!("sk-{}", hex::encode(secret));
     let hash = KeyHash::of(key.as_bytes());
-    let quoted = serde_json::Value::from(name);
+    // A name that is plain in YAML too stands as it is.
+    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.len() > 3
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && !["true", "false", "null"].contains(&name.to_ascii_lowercase().as_str());
+    let quoted = if plain { name.to_owned() } else { serde_json::Value::from(name).to_string() };
     print(&format!(
         "# The key, shown this once:\n{key}\n\n# For `auth.keys` of the file, which holds only its hash:\n\
          - name: {quoted}\n  sha256: {hash}"

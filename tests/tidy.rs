@@ -163,7 +163,8 @@ fn nothing_is_left_lying_about() {
                 findings.push(format!("{}:{number} has `{word}`: {advice}", source.path));
             }
             let columns = line.chars().count();
-            if columns > COLUMNS_MAX {
+            // A test may quote what is wider than code should be.
+            if columns > COLUMNS_MAX && source.path.starts_with("src") {
                 findings.push(format!("{}:{number} is {columns} columns wide", source.path));
             }
         }

@@ -107,7 +107,8 @@ impl Recording {
         true
     }
 
-    /// The answer in one piece: copied once, so that it does not hold on to the larger buffers its chunks were cut from.
+    /// The answer in one piece: copied once, so that it does not hold on to the larger buffers that its chunks were
+    /// cut from.
     pub fn into_body(self) -> Bytes {
         Bytes::from(self.chunks.concat())
     }

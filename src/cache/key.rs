@@ -198,7 +198,10 @@ mod tests {
                 r#"{"numbers":[333333333.33333329,1E30,4.50,2e-3,0.000000000000000000000000001],
                 "string":"\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/","literals":[null,true,false]}"#
             ),
-            r#"{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],"string":"€$\u000f\nA'B\"\\\\\"/"}"#
+            concat!(
+                r#"{"literals":[null,true,false],"numbers":[333333333.3333333,1e+30,4.5,0.002,1e-27],"#,
+                r#""string":"€$\u000f\nA'B\"\\\\\"/"}"#
+            )
         );
         assert_eq!(canonical(r#"{"\ufb33":1,"\ud83d\ude00":2,"a":3}"#), "{\"a\":3,\"😀\":2,\"\u{fb33}\":1}");
         assert_eq!(canonical("[1.0, -0.0, 1e2, 18446744073709551615]"), "[1,0,100,18446744073709551615]");

@@ -33,7 +33,9 @@ pub(super) fn read(file: &mut Section) -> Option<Vec<KeySettings>> {
         keys_file.is_none_or(|field| register.read_file(&field).is_some())
     });
     if complete == Some(true) && register.seen == 0 {
-        auth.fault("nobody could call: add a key (`ai-gateway key new` prints one), or remove `auth` to be open to all");
+        auth.fault(
+                "nobody could call: add a key (`ai-gateway key new` prints one), or remove `auth` to be open to all",
+            );
     }
     Some(register.keys)
 }

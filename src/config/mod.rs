@@ -69,7 +69,9 @@ pub fn from_text(
     let settings = tree::parse(text, &source).and_then(|root| {
         let root = Field::root(&root, &source);
         if root.is_null() {
-            root.fault("the file is empty; name at least one server, such as `upstreams: {local: http://127.0.0.1:8080}`");
+            root.fault(
+                "the file is empty; name at least one server, such as `upstreams: {local: http://127.0.0.1:8080}`",
+            );
             return None;
         }
         file::read(&root)

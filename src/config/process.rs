@@ -133,8 +133,8 @@ fn access_log(field: &Field) -> Option<AccessLog> {
         "stdout" => Ok(AccessLog::Stdout),
         "none" => Ok(AccessLog::None),
         // A misspelled word would be a file's name otherwise.
-        path if path.contains('/') => Ok(AccessLog::File(field.resolve(path))),
-        _ => value::expected("`stdout`, `none` or a file's path with a `/` in it", text),
+        path if path.contains(['/', '.']) => Ok(AccessLog::File(field.resolve(path))),
+        _ => value::expected("`stdout`, `none` or a file's path with a `/` or a `.` in it", text),
     })
 }
 

@@ -218,9 +218,10 @@ impl Metrics {
 
     /// Puts every known label at 0.
     fn begin(&self, labels: &Labels) {
-        for (model, upstream) in &labels.models {
+        let unknown = labels.servers.iter().map(|(upstream, _)| (OTHER.to_owned(), upstream.clone()));
+        for (model, upstream) in labels.models.iter().cloned().chain(unknown) {
             for cache in CacheOutcome::ALL {
-                self.requests.with_label_values(&[model.as_str(), upstream, "200", cache.name()]);
+                self.requests.with_label_values(&[model.as_str(), upstream.as_str(), "200", cache.name()]);
                 self.duration.with_label_values(&[model.as_str(), cache.name()]);
                 self.first_token.with_label_values(&[model.as_str(), cache.name()]);
             }
@@ -228,7 +229,7 @@ impl Metrics {
             self.cached_tokens.with_label_values(&[model.as_str()]);
             for key in &labels.keys {
                 for kind in ["input", "output"] {
-                    self.tokens.with_label_values(&[key.as_str(), model, kind]);
+                    self.tokens.with_label_values(&[key.as_str(), model.as_str(), kind]);
                 }
             }
         }

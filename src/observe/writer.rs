@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,10 +29,13 @@ enum Item {
     Flush(SyncSender<()>),
 }
 
+/// What the writing thread will take along.
+type Waiting = (Receiver<Item>, Box<dyn Write + Send>);
+
 /// The access log's writer. It begins to write once [`Writer::start`] has been called.
 pub struct Writer {
     queue: Option<SyncSender<Item>>,
-    start: Mutex<Option<(Receiver<Item>, Box<dyn Write + Send>)>>,
+    start: Mutex<Option<Waiting>>,
     dropped: IntCounter,
 }
 
@@ -101,10 +104,7 @@ fn write_all(lines: &Receiver<Item>, output: Box<dyn Write + Send>, dropped: &In
                 }
                 Item::Flush(word) => asked.push(word),
             }
-            next = match lines.try_recv() {
-                Ok(item) => Some(item),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            next = lines.try_recv().ok();
         }
         if output.flush().is_err() {
             dropped.inc();

@@ -16,7 +16,7 @@ use crate::route::Resolved;
 use crate::wire::{self, Astray, BodyKind, Document, Endpoint, HEADERS_KEYED, Model, Own, Target, Work};
 
 use super::body::{self, Stop};
-use super::context::{Asked, Context, Job};
+use super::context::{Asked, Context, InFlight, Job};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 
@@ -44,6 +44,7 @@ pub(super) async fn admit(
 
     let (method, path) = (&ctx.arrival.method, ctx.arrival.path.as_str());
     if method == Method::OPTIONS && wire::is_known_path(path) {
+        ctx.asked.aside = true;
         return Ok(Verdict::Preflight);
     }
     let target = wire::find(method, path).map_err(|astray| match astray {
@@ -51,8 +52,10 @@ pub(super) async fn admit(
         Astray::MethodNotAllowed(allow) => Refusal::MethodNotAllowed(allow),
     })?;
     if let Target::Own(own @ (Own::Health | Own::Stats | Own::Live | Own::Ready)) = target {
+        ctx.asked.aside = true;
         return Ok(Verdict::Own(own));
     }
+    ctx.guards.in_flight = Some(InFlight::new(&gateway.metrics.in_flight));
 
     gateway.gate.admit_address(ctx.arrival.client_ip).map_err(Refusal::Limited)?;
 
@@ -182,7 +185,7 @@ fn resolve(gateway: &Gateway, model: Option<&Model>, asked: &mut Asked) -> Resul
     {
         return Err(Refusal::ModelNotAllowed(name));
     }
-    asked.model = resolved.name.clone();
+    asked.model = resolved.rename.clone().or(resolved.name.clone());
     asked.upstream = Some(resolved.upstream.spec.name.clone());
     Ok(resolved)
 }

@@ -17,8 +17,9 @@ const RESERVED_BYTES_MAX: u64 = 1 << 20;
 /// The slowest that a body may come on the whole; silences are bounded apart.
 const BYTES_PER_SECOND_MIN: u64 = 1 << 10;
 
-/// The longest that a body nobody wants is listened to.
+/// The longest that a body nobody wants is listened to, and the least of it that is, whatever `body.max` says.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
+const DISCARD_BYTES_LEAST: u64 = 1 << 20;
 
 /// Why a request goes no further.
 #[derive(Debug)]
@@ -109,8 +110,11 @@ async fn go_on(session: &mut Session) -> Result<(), Stop> {
     asked.map_err(|error| Stop::Left(error.into_down()))
 }
 
-/// Throws the rest of the body away, up to a bound. True if all of it was read: then the connection is usable.
-pub(super) async fn discard(session: &mut Session, bytes_max: u64) -> bool {
+/// Throws the rest of the body away, up to twice what a body may have. True if all of it was read: then the
+/// connection is usable.
+pub(super) async fn discard(session: &mut Session, gateway: &Gateway) -> bool {
+    let bounds = gateway.settings.body;
+    let bytes_max = bounds.bytes_max.saturating_mul(2).max(DISCARD_BYTES_LEAST);
     if session.downstream_session.is_body_done() {
         return true;
     }
@@ -130,7 +134,7 @@ pub(super) async fn discard(session: &mut Session, bytes_max: u64) -> bool {
             }
         }
     };
-    timeout(DISCARD_TIME_MAX, all).await.unwrap_or(false)
+    timeout(DISCARD_TIME_MAX.min(bounds.idle), all).await.unwrap_or(false)
 }
 
 /// Listens a moment longer before the connection closes: a caller that is still sending would have its answer torn

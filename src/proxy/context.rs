@@ -61,6 +61,8 @@ pub(super) struct Asked {
     /// What `cache-status` says after the cache's name.
     pub(super) cache_detail: &'static str,
     pub(super) level: Option<Level>,
+    /// A look at the gateway's health, or a browser's question: written down, but no part of its work.
+    pub(super) aside: bool,
     pub(super) bytes_in: u64,
 }
 
@@ -76,6 +78,8 @@ pub(super) struct Outcome {
     pub(super) bytes_out: u64,
     /// The caller left before the end.
     pub(super) left: bool,
+    /// The metrics have it already.
+    pub(super) counted: bool,
 }
 
 /// A request as it goes to a server.
@@ -148,6 +152,7 @@ impl Context {
                 cache: CacheOutcome::Bypass,
                 cache_detail: "fwd=bypass",
                 level: None,
+                aside: false,
                 bytes_in: 0,
             },
             told: Outcome::default(),

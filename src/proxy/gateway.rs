@@ -110,7 +110,10 @@ impl Gateway {
 fn labels(settings: &Settings, fleet: &Fleet) -> Labels {
     let keys = settings.keys.as_ref().map(|keys| keys.iter().map(|key| key.key.name.clone()).collect());
     Labels {
-        models: fleet.named_models().map(|rule| (rule.pattern.clone(), rule.upstream.clone())).collect(),
+        models: fleet
+            .named_models()
+            .map(|rule| (rule.on_server().to_owned(), rule.upstream.clone()))
+            .collect(),
         keys: keys.unwrap_or_else(|| vec![ANYBODY.to_owned()]),
         limits: Limit::ALL.iter().map(|limit| limit.name()).collect(),
         servers: fleet

@@ -43,7 +43,7 @@ use crate::wire::Own;
 
 use self::admit::Verdict;
 use self::body::Stop;
-use self::context::{Context, InFlight};
+use self::context::Context;
 use self::tap::{End, Tap};
 
 pub use self::gateway::Gateway;
@@ -75,7 +75,6 @@ impl ProxyHttp for Proxy {
             session.downstream_session.set_keepalive(Some(KEEPALIVE_SECONDS));
         }
         session.downstream_session.set_write_timeout(Some(WRITE_TIME_MAX));
-        ctx.guards.in_flight = Some(InFlight::new(&self.0.metrics.in_flight));
         arrival::read(&self.0, session, &mut ctx.arrival);
         Ok(())
     }
@@ -133,7 +132,12 @@ impl ProxyHttp for Proxy {
             forward::answered(&self.0, ctx, job);
         }
         ctx.told.upstream_status = Some(answer.status.as_u16());
-        forward::check_credentials(answer.status)
+        forward::check_credentials(answer.status)?;
+        if let Some(job) = &ctx.job {
+            let framed = tap::is_framed(answer);
+            ctx.tap = Some(Tap::new(job, answer, framed, self.0.store.entry_bytes_max()));
+        }
+        Ok(())
     }
 
     async fn response_filter(
@@ -148,9 +152,8 @@ impl ProxyHttp for Proxy {
         respond::unmark(answer);
         if ctx.route.failure.is_some() {
             respond::replace(&self.0, ctx, answer)?;
-        } else if let Some(job) = &ctx.job {
+        } else {
             ctx.told.status = answer.status.as_u16();
-            ctx.tap = Some(Tap::new(job, answer, self.0.store.entry_bytes_max()));
             frame(session, answer)?;
         }
         respond::mark(&self.0, ctx, answer)
@@ -174,6 +177,7 @@ impl ProxyHttp for Proxy {
         if end_of_stream {
             ctx.told.complete = ctx.route.failure.is_none() || ctx.told.refusal.is_some();
             ctx.release();
+            settle::count(&self.0, ctx);
         }
         Ok(None)
     }
@@ -206,12 +210,18 @@ impl ProxyHttp for Proxy {
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
         session::unwrap(session, &ctx.slot);
-        settle::settle(&self.0, ctx);
+        settle::count(&self.0, ctx);
+        settle::write(&self.0, ctx);
     }
 
     /// Failures stand in the access log and the metrics; a caller that leaves is no failure of ours.
     fn suppress_error_log(&self, _session: &Session, ctx: &Context, _error: &Error) -> bool {
         ctx.told.left || ctx.route.failure.is_some()
+    }
+
+    /// Without the query, which may hold what is nobody's business.
+    fn request_summary(&self, _session: &Session, ctx: &Context) -> String {
+        format!("{} {}, request {}", ctx.arrival.method, ctx.arrival.path, ctx.arrival.request_id)
     }
 
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
@@ -220,7 +230,7 @@ impl ProxyHttp for Proxy {
 }
 
 async fn answer_own(gateway: &Gateway, session: &mut Session, ctx: &mut Context, own: Own) -> Result<()> {
-    if !body::discard(session, gateway.settings.body.bytes_max).await {
+    if !body::discard(session, gateway).await {
         session.downstream_session.set_keepalive(None);
     }
     let key = ctx.asked.caller.as_ref().map(|(index, _)| *index);

@@ -19,6 +19,7 @@ use super::context::Context;
 use super::cors;
 use super::gateway::Gateway;
 use super::refusal::{Refusal, Told};
+use super::settle;
 
 const JSON: &str = "application/json; charset=utf-8";
 
@@ -34,7 +35,7 @@ pub(super) async fn refuse(
     ctx.release();
     let usable = match &refusal {
         Refusal::RequestTimeout => false,
-        _ => discard(session, gateway.settings.body.bytes_max).await,
+        _ => discard(session, gateway).await,
     };
     if !usable {
         session.downstream_session.set_keepalive(None);
@@ -132,7 +133,7 @@ pub(super) async fn own(
 
 /// Tells a browser what a page may send.
 pub(super) async fn preflight(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<()> {
-    if !discard(session, gateway.settings.body.bytes_max).await {
+    if !discard(session, gateway).await {
         session.downstream_session.set_keepalive(None);
     }
     let mut answer = ResponseHeader::build(StatusCode::NO_CONTENT, Some(20))?;
@@ -162,14 +163,14 @@ async fn send(
     mark(gateway, ctx, &mut answer)?;
     answer.insert_header("x-elapsed-ms", elapsed(gateway, ctx))?;
     ctx.told.first_byte = Some(gateway.clock.now().saturating_sub(ctx.arrival.begun));
-    let length = body.len() as u64;
+    ctx.told.bytes_out = body.len() as u64;
+    settle::count(gateway, ctx);
     let sent = async {
         session.write_response_header(Box::new(answer), false).await?;
         session.write_response_body(Some(body), true).await
     };
     match sent.await {
         Ok(()) => {
-            ctx.told.bytes_out = length;
             ctx.told.complete = true;
             Ok(())
         }

@@ -29,7 +29,7 @@ use super::clock::Clock;
 use super::timing::{Late, Timing};
 
 /// Where the real session comes back to when the wrapper is taken off.
-pub(super) type Slot = Arc<Mutex<Option<Box<HttpSession>>>>;
+pub(super) type Slot = Arc<Mutex<Option<HttpSession>>>;
 
 /// The type of the errors that a late answer raises, one a bound.
 pub(super) fn late_error(late: Late) -> ErrorType {
@@ -38,29 +38,29 @@ pub(super) fn late_error(late: Late) -> ErrorType {
 
 /// Puts the wrapper on, with the body that Pingora is to send.
 pub(super) fn wrap(session: &mut Session, body: Bytes, timing: Arc<Timing>, clock: Clock, slot: &Slot) {
-    let inner = std::mem::replace(&mut session.downstream_session, nobody());
+    let inner = std::mem::replace(&mut *session.downstream_session, nobody());
     let wrapper = Wrapper { inner: Some(inner), body, timing, clock, sleep: None, slot: Arc::clone(slot) };
-    session.downstream_session = Box::new(HttpSession::new_custom(Box::new(wrapper)));
+    *session.downstream_session = HttpSession::new_custom(Box::new(wrapper));
 }
 
 /// Takes it off again. Pingora finishes and reuses only sessions of its own kinds.
 pub(super) fn unwrap(session: &mut Session, slot: &Slot) {
     if session.downstream_session.is_custom() {
         // Dropping the wrapper puts the real session into the slot.
-        drop(std::mem::replace(&mut session.downstream_session, nobody()));
+        *session.downstream_session = nobody();
         if let Some(inner) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            session.downstream_session = inner;
+            *session.downstream_session = inner;
         }
     }
 }
 
-fn nobody() -> Box<HttpSession> {
-    Box::new(HttpSession::new_custom(Box::new(())))
+fn nobody() -> HttpSession {
+    HttpSession::new_custom(Box::new(()))
 }
 
 struct Wrapper {
     /// There until the wrapper is dropped.
-    inner: Option<Box<HttpSession>>,
+    inner: Option<HttpSession>,
     body: Bytes,
     timing: Arc<Timing>,
     clock: Clock,
@@ -76,11 +76,11 @@ impl Drop for Wrapper {
 
 impl Wrapper {
     fn inner(&self) -> &HttpSession {
-        self.inner.as_deref().expect("the session is taken on drop alone")
+        self.inner.as_ref().expect("the session is taken on drop alone")
     }
 
     fn inner_mut(&mut self) -> &mut HttpSession {
-        self.inner.as_deref_mut().expect("the session is taken on drop alone")
+        self.inner.as_mut().expect("the session is taken on drop alone")
     }
 }
 
@@ -110,7 +110,7 @@ async fn late(timing: &Timing, clock: Clock, sleep: &mut Option<Pin<Box<Sleep>>>
 impl CustomSession for Wrapper {
     async fn read_body_or_idle(&mut self, _no_body_expected: bool) -> Result<Option<Bytes>> {
         let Self { inner, timing, clock, sleep, .. } = self;
-        let inner = inner.as_deref_mut().expect("the session is taken on drop alone");
+        let inner = inner.as_mut().expect("the session is taken on drop alone");
         tokio::select! {
             biased;
             read = inner.read_body_or_idle(true) => read,

@@ -1,7 +1,8 @@
-//! Afterwards: counted, and written as one line.
+//! Afterwards: counted, and written down as one line.
 
 use crate::config::LogFormat;
 use crate::observe::{CacheOutcome, Ended, Line, milliseconds};
+use crate::wire::Usage;
 
 use super::context::Context;
 use super::gateway::Gateway;
@@ -9,42 +10,59 @@ use super::gateway::Gateway;
 /// nginx's status for a caller that left before its answer was whole.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-pub(super) fn settle(gateway: &Gateway, ctx: &Context) {
+/// Counts a request, once: before the last byte of its answer goes out, so that who has read it finds it counted.
+pub(super) fn count(gateway: &Gateway, ctx: &mut Context) {
+    if ctx.asked.aside || std::mem::replace(&mut ctx.told.counted, true) {
+        return;
+    }
     let (arrival, asked, told) = (&ctx.arrival, &ctx.asked, &ctx.told);
-    let status = if told.left && !told.complete { CLIENT_CLOSED_REQUEST } else { told.status };
-    let duration = gateway.clock.now().saturating_sub(arrival.begun);
-    let usage = ctx.tap.as_ref().and_then(|tap| tap.usage()).cloned().unwrap_or_default();
-    let key = asked.caller.as_ref().map(|(_, name)| name.as_str());
-
     match asked.cache {
         CacheOutcome::Hit => gateway.metrics.cache_hits.inc(),
         CacheOutcome::Miss => gateway.metrics.cache_misses.inc(),
         CacheOutcome::Shared => gateway.metrics.cache_shared.inc(),
         CacheOutcome::Bypass => {}
     }
+    let usage = usage(ctx);
     gateway.metrics.ended(&Ended {
-        key,
+        key: key(ctx),
         model: asked.model.as_deref(),
         upstream: asked.upstream.as_deref(),
-        status,
+        status: status(ctx),
         cache: asked.cache,
-        duration,
+        duration: gateway.clock.now().saturating_sub(arrival.begun),
         first_token: told.first_byte.filter(|_| told.refusal.is_none() && asked.upstream.is_some()),
         prompt_tokens: usage.prompt_tokens,
         completion_tokens: usage.completion_tokens,
         cached_prompt_tokens: usage.cached_prompt_tokens,
     });
+}
 
+fn status(ctx: &Context) -> u16 {
+    if ctx.told.left && !ctx.told.complete { CLIENT_CLOSED_REQUEST } else { ctx.told.status }
+}
+
+fn usage(ctx: &Context) -> Usage {
+    ctx.tap.as_ref().and_then(|tap| tap.usage()).cloned().unwrap_or_default()
+}
+
+fn key(ctx: &Context) -> Option<&str> {
+    ctx.asked.caller.as_ref().map(|(_, name)| name.as_str())
+}
+
+/// Writes a request's line.
+pub(super) fn write(gateway: &Gateway, ctx: &Context) {
     if !gateway.log.is_on() {
         return;
     }
+    let (arrival, asked, told) = (&ctx.arrival, &ctx.asked, &ctx.told);
+    let usage = usage(ctx);
     let refusal = told.refusal.as_ref().or(ctx.route.failure.as_ref());
     let server = ctx.route.tried.last().filter(|_| ctx.route.attempts > 0);
     let line = Line {
         ts: gateway.clock.wall(),
         request_id: &arrival.request_id,
         trace_id: arrival.trace_id.as_deref(),
-        key,
+        key: key(ctx),
         user: None,
         method: arrival.method.as_str(),
         path: &arrival.path,
@@ -53,7 +71,7 @@ pub(super) fn settle(gateway: &Gateway, ctx: &Context) {
         upstream: asked.upstream.as_deref(),
         server: server.map(|server| server.spec.name.as_str()),
         attempts: ctx.route.attempts,
-        status,
+        status: status(ctx),
         upstream_status: told.upstream_status,
         error_code: refusal.map(|refusal| refusal.told().code),
         limit: refusal.and_then(|refusal| refusal.limit()).map(|limit| limit.name()),
@@ -65,7 +83,7 @@ pub(super) fn settle(gateway: &Gateway, ctx: &Context) {
         ttft_ms: told.first_byte.map(milliseconds),
         prefill_ms: usage.prefill_ms,
         generation_ms: usage.generation_ms,
-        duration_ms: milliseconds(duration),
+        duration_ms: milliseconds(gateway.clock.now().saturating_sub(arrival.begun)),
         prompt_tokens: usage.prompt_tokens,
         completion_tokens: usage.completion_tokens,
         cached_prompt_tokens: usage.cached_prompt_tokens,

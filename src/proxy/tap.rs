@@ -51,9 +51,15 @@ pub(super) struct Keepsake {
     pub(super) body: Bytes,
 }
 
+/// Whether the server says where its answer ends. Ask before Pingora adds a frame of its own.
+pub(super) fn is_framed(answer: &ResponseHeader) -> bool {
+    answer.headers.contains_key(header::CONTENT_LENGTH)
+        || answer.headers.contains_key(header::TRANSFER_ENCODING)
+}
+
 impl Tap {
-    /// Begins with the answer's header.
-    pub(super) fn new(job: &Job, answer: &ResponseHeader, entry_bytes_max: usize) -> Self {
+    /// Begins with the answer's header. `framed`: by the server itself ([`is_framed`]).
+    pub(super) fn new(job: &Job, answer: &ResponseHeader, framed: bool, entry_bytes_max: usize) -> Self {
         let value = |name| answer.headers.get(name).map(|value| Bytes::copy_from_slice(value.as_bytes()));
         let content_type = value(header::CONTENT_TYPE).unwrap_or_default();
         let ok = answer.status == StatusCode::OK;
@@ -62,8 +68,6 @@ impl Tap {
             b"application/json" if ok => Form::Json(Usage::default()),
             _ => Form::Other,
         };
-        let framed = answer.headers.contains_key(header::CONTENT_LENGTH)
-            || answer.headers.contains_key(header::TRANSFER_ENCODING);
         let keep = job.keep.filter(|_| ok && framed && !matches!(form, Form::Other));
         let recording = match (keep, &form) {
             (Some(_), _) => Some(Recording::new(entry_bytes_max)),

@@ -153,9 +153,8 @@ impl Fleet {
             }
         };
         for (rule, _) in self.rules.iter().filter(|(rule, _)| !rule.pattern.contains('*')) {
-            let on_server = rule.rename.as_deref().unwrap_or(&rule.pattern);
             let upstream = self.upstreams.iter().find(|upstream| upstream.spec.name == rule.upstream);
-            add(&rule.pattern, upstream.and_then(|upstream| reported(upstream, on_server)));
+            add(&rule.pattern, upstream.and_then(|upstream| reported(upstream, rule.on_server())));
         }
         for upstream in &self.upstreams {
             for report in upstream.servers.iter().filter_map(|server| server.report()) {

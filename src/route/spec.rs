@@ -174,3 +174,10 @@ pub struct ModelRule {
     /// What the server calls it; `None`: as the caller does.
     pub rename: Option<String>,
 }
+
+impl ModelRule {
+    /// What the server calls the model.
+    pub fn on_server(&self) -> &str {
+        self.rename.as_deref().unwrap_or(&self.pattern)
+    }
+}

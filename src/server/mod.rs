@@ -6,6 +6,7 @@ mod probe;
 
 use std::sync::Arc;
 
+use log::LevelFilter;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{RunArgs, Server};
 use pingora::services::background::background_service;
@@ -80,15 +81,14 @@ pub fn run(loaded: Loaded, launch: Launch) -> Result<(), String> {
     Ok(())
 }
 
-/// The log of the process itself goes to standard error; Pingora's own chatter only where it matters.
-fn start_log(level: log::LevelFilter) {
-    let quiet = level.min(log::LevelFilter::Warn);
+/// The log of the process itself goes to standard error. Pingora's own share is held at what cannot hold a key:
+/// beyond `info` it prints whole requests, their headers included.
+fn start_log(level: LevelFilter) {
+    let pingora = if level >= LevelFilter::Debug { LevelFilter::Info } else { level.min(LevelFilter::Warn) };
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level).format_target(false);
-    if level < log::LevelFilter::Debug {
-        for module in ["pingora", "pingora_core", "pingora_proxy", "pingora_pool", "pingora_runtime"] {
-            builder.filter_module(module, quiet);
-        }
+    for module in ["pingora", "pingora_core", "pingora_proxy", "pingora_pool", "pingora_runtime"] {
+        builder.filter_module(module, pingora);
     }
     // A second start in one process, as in a test, keeps the first.
     let _ = builder.try_init();

@@ -170,7 +170,8 @@ mod tests {
         let chat = r#"{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":3,
             "prompt_tokens_details":{"cached_tokens":4}},"timings":{"cache_n":4,"prompt_n":5,"predicted_n":3}}"#;
         assert_eq!(read(&[chat]), some(9, 3, 4, "stop"));
-        let start = r#"{"type":"message_start","message":{"usage":{"cache_read_input_tokens":4,"input_tokens":5,"output_tokens":0}}}"#;
+        let start = r#"{"type":"message_start","message":{"usage":{"cache_read_input_tokens":4,"input_tokens":5,
+            "output_tokens":0}}}"#;
         let delta =
             r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":3}}"#;
         assert_eq!(read(&[start, delta]), some(9, 3, 4, "end_turn"));

@@ -1,3 +1,5 @@
+//! Rules of routing: which upstream, which server, which models are seen.
+
 use super::*;
 use crate::route::{HealthCheck, Kind, Report, ServerSpec, Sign, Slots, Timeouts};
 
