@@ -56,6 +56,8 @@ pub struct Refused {
     pub wait: Option<Duration>,
     /// What the limit allows, as the operator wrote it: a rate's count or a number of requests at once.
     pub allows: Allows,
+    /// What is left in the bucket that refused.
+    pub level: Option<Level>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +109,7 @@ impl Quota {
         let within = |now: u32| (now < *most).then_some(now + 1);
         match count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, within) {
             Ok(_) => Ok(Some(Place(Arc::clone(count)))),
-            Err(_) => Err(Refused { limit, wait: None, allows: Allows::AtOnce(*most) }),
+            Err(_) => Err(Refused { limit, wait: None, allows: Allows::AtOnce(*most), level: None }),
         }
     }
 }
@@ -145,7 +147,8 @@ impl Gate {
             if let Some((bucket, rate)) = bucket.as_ref()
                 && let Ruling::Wait(wait) = bucket.ruling(now)
             {
-                return Err(Refused { limit: *limit, wait: Some(wait), allows: Allows::Rate(*rate) });
+                let level = Some(bucket.level(now));
+                return Err(Refused { limit: *limit, wait: Some(wait), allows: Allows::Rate(*rate), level });
             }
         }
         let mut places = Vec::new();
@@ -190,7 +193,12 @@ impl Shield {
         }
         // Refused requests cost nothing here either.
         self.counts.observe(&subject(address), -1);
-        Err(Refused { limit: Limit::Address, wait: Some(self.rate.per), allows: Allows::Rate(self.rate) })
+        Err(Refused {
+            limit: Limit::Address,
+            wait: Some(self.rate.per),
+            allows: Allows::Rate(self.rate),
+            level: None,
+        })
     }
 }
 

@@ -62,8 +62,9 @@ pub(super) async fn admit(
     ctx.asked.caller = identify(gateway, session, ctx.arrival.client_ip)?;
     let key = ctx.asked.caller.as_ref().map(|(index, _)| *index);
 
-    let permit = gateway.gate.admit(key, gateway.clock.now()).map_err(Refusal::Limited)?;
-    ctx.asked.level = permit.level;
+    let permit = gateway.gate.admit(key, gateway.clock.now());
+    ctx.asked.level = permit.as_ref().map_or_else(|refused| refused.level, |permit| permit.level);
+    let permit = permit.map_err(Refusal::Limited)?;
     ctx.guards.permit = Some(permit);
 
     let endpoint = match target {

@@ -13,7 +13,7 @@ pub(crate) type Report = (StatusCode, String);
 
 /// `{"status":"ok"}` while the gateway serves and some server is up.
 pub(crate) fn health(gateway: &Gateway) -> Report {
-    if gateway.is_ready() && gateway.fleet.some_server_is_up() {
+    if gateway.is_ready() && gateway.fleet.some_server_is_well() {
         status(StatusCode::OK, "ok")
     } else {
         status(StatusCode::SERVICE_UNAVAILABLE, "no upstream")
@@ -51,7 +51,7 @@ pub(crate) fn detailed_stats(gateway: &Gateway) -> Report {
             "upstream": upstream.spec.name,
             "server": server.spec.name,
             "url": server.spec.url.to_string(),
-            "up": server.is_up(),
+            "up": server.is_well(),
             "in_flight": server.in_flight(),
             "models": server.report().map(|report| report.model_ids().map(str::to_owned).collect::<Vec<_>>()),
         })
@@ -110,7 +110,7 @@ pub(crate) fn metrics(gateway: &Gateway) -> (Vec<u8>, &'static str) {
         gateway.metrics.set_server(
             &upstream.spec.name,
             &server.spec.name,
-            server.is_up(),
+            server.is_well(),
             server.in_flight(),
         );
     }

@@ -4,6 +4,8 @@
 use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::http::ResponseHeader;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::cache::{Key, Recording};
 use crate::wire::{Usage, Watch, error_event};
@@ -51,6 +53,17 @@ pub(super) struct Keepsake {
     pub(super) body: Bytes,
 }
 
+/// Whether a plain answer is complete JSON and no error in an answer's clothes.
+fn is_good(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Failed {
+        error: Option<IgnoredAny>,
+    }
+    let is_error = || serde_json::from_slice::<Failed>(body).is_ok_and(|failed| failed.error.is_some());
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    serde_json::from_slice::<IgnoredAny>(body).is_ok() && !(is_object && is_error())
+}
+
 /// Whether the server says where its answer ends. Ask before Pingora adds a frame of its own.
 pub(super) fn is_framed(answer: &ResponseHeader) -> bool {
     answer.headers.contains_key(header::CONTENT_LENGTH)
@@ -93,7 +106,7 @@ impl Tap {
             (Form::Stream(watch), _) => watch.ended(),
             (Form::Json(usage), Some(body)) => {
                 usage.note(body);
-                serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
+                is_good(body)
             }
             (Form::Json(_) | Form::Other, _) => self.framed,
         };

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use wildmatch::WildMatchPattern;
 
 use super::server::{Lease, Server};
-use super::spec::{Balance, ModelRule, UpstreamSpec};
+use super::spec::{Balance, Kind, ModelRule, UpstreamSpec};
 
 /// A named group of servers.
 #[derive(Debug)]
@@ -20,7 +20,8 @@ pub struct Upstream {
 
 impl Upstream {
     fn new(spec: UpstreamSpec) -> Self {
-        let server = |server: &_| Arc::new(Server::new(Clone::clone(server), spec.health.clone()));
+        let trusted = spec.kind == Kind::OpenAi;
+        let server = |server: &_| Arc::new(Server::new(Clone::clone(server), spec.health.clone(), trusted));
         Self { servers: spec.servers.iter().map(server).collect(), spec, turn: AtomicUsize::new(0) }
     }
 
@@ -105,8 +106,8 @@ impl Fleet {
             .flat_map(|upstream| upstream.servers.iter().map(move |server| (upstream, server)))
     }
 
-    pub fn some_server_is_up(&self) -> bool {
-        self.servers().any(|(_, server)| server.is_up())
+    pub fn some_server_is_well(&self) -> bool {
+        self.servers().any(|(_, server)| server.is_well())
     }
 
     /// Finds a model's upstream: the rule of that name, else the longest pattern that matches. `None`: unknown.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use serde_json::{Map, Value};
@@ -77,11 +77,12 @@ pub struct Server {
 }
 
 impl Server {
-    pub(super) fn new(spec: ServerSpec, check: HealthCheck) -> Self {
+    /// `trusted`: up without having been seen, where no probe will tell.
+    pub(super) fn new(spec: ServerSpec, check: HealthCheck, trusted: bool) -> Self {
         Self {
             spec,
             check,
-            health: Mutex::new(Health::new()),
+            health: Mutex::new(Health::new(trusted)),
             in_flight: AtomicU32::new(0),
             report: ArcSwapOption::empty(),
             addresses: ArcSwap::default(),
@@ -93,16 +94,27 @@ impl Server {
         &self.check
     }
 
+    /// Whether requests are sent to it.
     pub fn is_up(&self) -> bool {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).up
+        self.health().up
+    }
+
+    /// Whether it is up and has been heard of.
+    pub fn is_well(&self) -> bool {
+        let health = self.health();
+        health.up && health.seen
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes in what a probe or a request met.
     pub fn note(&self, sign: Sign) -> Option<Turn> {
-        if sign == Sign::Fault {
+        if matches!(sign, Sign::Fault | Sign::NotReady) {
             self.report.store(None);
         }
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).note(sign, &self.check)
+        self.health().note(sign, &self.check)
     }
 
     pub fn report(&self) -> Option<Arc<Report>> {

@@ -51,8 +51,16 @@ impl BackgroundService for Drain {
         if let Err(error) = self.0.log.start() {
             log::error!("no access log: its thread did not start: {error}");
         }
-        if shutdown.changed().await.is_err() {
-            return;
+        let mut hangup = signal(SignalKind::hangup()).expect("the process can listen for signals");
+        loop {
+            tokio::select! {
+                changed = shutdown.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                // Unheard, it would end the process.
+                _ = hangup.recv() => log::warn!("SIGHUP: the file is read at start alone in this version; restart to take it"),
+            }
         }
         self.0.drain();
         let mut again = signal(SignalKind::terminate()).expect("the process can listen for signals");

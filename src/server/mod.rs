@@ -13,7 +13,7 @@ use pingora::services::background::background_service;
 use pingora::services::listening::Service;
 
 use crate::admin::{Admin, MetricsPage};
-use crate::config::Loaded;
+use crate::config::{Loaded, Settings};
 use crate::proxy::{Gateway, Proxy};
 
 use self::drain::{Drain, Signals};
@@ -34,7 +34,7 @@ pub fn run(loaded: Loaded, launch: Launch) -> Result<(), String> {
     for warning in &warnings {
         log::warn!("{warning}");
     }
-    let conf = pingora_conf(&settings.server, launch)?;
+    let conf = pingora_conf(&settings, launch)?;
     // The sockets that are handed over are bound already.
     let addresses = if launch.upgrade { listen::as_written(&settings) } else { listen::check(&settings)? };
     if settings.keys.is_none() {
@@ -94,12 +94,16 @@ fn start_log(level: LevelFilter) {
     let _ = builder.try_init();
 }
 
-fn pingora_conf(server: &crate::config::Server, launch: Launch) -> Result<ServerConf, String> {
+fn pingora_conf(settings: &Settings, launch: Launch) -> Result<ServerConf, String> {
+    let server = &settings.server;
     let mut conf =
         ServerConf::from_yaml(&server.pingora).map_err(|error| format!("`server` of the file: {error}"))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     conf.threads = if server.threads == 0 { cores } else { server.threads };
     conf.grace_period_seconds = Some(server.grace_period.as_secs());
+    // Every try that the file allows, the refuser's, and some to spare.
+    let tries = settings.upstreams.iter().map(|upstream| upstream.retries as usize + 4).max();
+    conf.max_retries = conf.max_retries.max(tries.unwrap_or_default());
     conf.daemon |= launch.daemon;
     Ok(conf)
 }

@@ -95,7 +95,9 @@ impl Probe {
         }
         let check = self.server.check();
         let (sign, why) = match self.get(&check.path).await {
-            Ok((StatusCode::SERVICE_UNAVAILABLE, _)) => (Sign::Fault, "it says it is not ready".to_owned()),
+            Ok((StatusCode::SERVICE_UNAVAILABLE, _)) => {
+                (Sign::NotReady, "it says it is not ready".to_owned())
+            }
             Ok(_) => (Sign::GoodProbe, String::new()),
             Err(error) => (Sign::Fault, format!("{:?}", error.etype())),
         };

@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use memchr::{memchr, memmem};
+use serde::de::IgnoredAny;
 
 use super::endpoint::Protocol;
 use super::usage::Usage;
@@ -23,6 +24,7 @@ pub struct Watch {
     /// The current line is too long to be read.
     skipping: bool,
     ended: bool,
+    failed: bool,
     boundary: Boundary,
     pub usage: Usage,
 }
@@ -45,14 +47,16 @@ impl Watch {
             carry: Vec::new(),
             skipping: false,
             ended: false,
+            failed: false,
             boundary: Boundary::Between,
             usage: Usage::default(),
         }
     }
 
-    /// Whether the protocol's own end mark has passed: `[DONE]`, `message_stop`, `response.completed`, `"stop":true`.
+    /// Whether the protocol's own end mark has passed (`[DONE]`, `message_stop`, `response.completed`, `"stop":true`)
+    /// and no event said that something failed.
     pub fn ended(&self) -> bool {
-        self.ended
+        self.ended && !self.failed
     }
 
     pub fn protocol(&self) -> Protocol {
@@ -112,19 +116,22 @@ impl Watch {
         }
         if MARKS.iter().any(|mark| mark.is_in(data)) {
             self.usage.note(data);
-            self.ended |= self.is_end(data);
+            self.note(data);
         }
     }
 
-    fn is_end(&self, data: &[u8]) -> bool {
+    /// Takes in what an event says of the stream's end.
+    fn note(&mut self, data: &[u8]) {
         #[derive(serde::Deserialize, Default)]
         #[serde(default)]
         struct End {
             r#type: Option<String>,
             stop: Option<bool>,
+            error: Option<IgnoredAny>,
         }
-        let Ok(end) = serde_json::from_slice::<End>(data) else { return false };
-        match self.protocol {
+        let Ok(end) = serde_json::from_slice::<End>(data) else { return };
+        self.failed |= end.error.is_some();
+        self.ended |= match self.protocol {
             Protocol::OpenAi => false,
             Protocol::Anthropic => end.r#type.as_deref() == Some("message_stop"),
             // A response that ran into its token limit ends with `response.incomplete`, as whole as the other.
@@ -132,7 +139,7 @@ impl Watch {
                 matches!(end.r#type.as_deref(), Some("response.completed" | "response.incomplete"))
             }
             Protocol::Llama => end.stop == Some(true),
-        }
+        };
     }
 }
 
@@ -156,7 +163,7 @@ impl Mark {
     }
 }
 
-static MARKS: LazyLock<[Mark; 7]> = LazyLock::new(|| {
+static MARKS: LazyLock<[Mark; 8]> = LazyLock::new(|| {
     [
         Mark::new("\"usage\"", Some(b'{')),
         Mark::new("\"timings\"", Some(b'{')),
@@ -165,6 +172,7 @@ static MARKS: LazyLock<[Mark; 7]> = LazyLock::new(|| {
         Mark::new("\"stop\"", Some(b't')),
         Mark::new("\"message_stop\"", None),
         Mark::new("\"response.", None),
+        Mark::new("\"error\"", Some(b'{')),
     ]
 });
 
@@ -209,6 +217,7 @@ mod tests {
             (Protocol::OpenAi, "data: [DONE]\n\n", true),
             (Protocol::OpenAi, "data: {\"content\":\"[DONE]\"}\n\n", false),
             (Protocol::OpenAi, "data: {\"stop\":true}\n\n", false),
+            (Protocol::OpenAi, "data: {\"error\":{\"message\":\"\"}}\n\ndata: [DONE]\n\n", false),
             (Protocol::Anthropic, "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n", true),
             (
                 Protocol::Anthropic,

@@ -205,6 +205,7 @@ async fn health_asks_the_running_gateway() {
     gateway.signal("TERM");
     gateway.exit().await;
     assert_eq!(code(&run(&arguments)), 1, "nobody is there");
+    llama.becomes(llama::scripted());
     let bare = gateway::bare(&llama.url()).start().await;
     let ip = bare.address().ip().to_string();
     let output = command(&["health"]).env("GATEWAY_HOST", ip).env("GATEWAY_PORT", "9001").output();

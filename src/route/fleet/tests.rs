@@ -1,7 +1,7 @@
 //! Rules of routing: which upstream, which server, which models are seen.
 
 use super::*;
-use crate::route::{HealthCheck, Kind, Report, ServerSpec, Sign, Slots, Timeouts};
+use crate::route::{HealthCheck, Report, ServerSpec, Sign, Slots, Timeouts};
 
 fn upstream(name: &str, servers: &[&str]) -> UpstreamSpec {
     let server = |url: &&str| ServerSpec {
