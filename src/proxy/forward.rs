@@ -31,7 +31,7 @@ const RESOLVE_TIME_MAX: Duration = Duration::from_secs(2);
 const CREDENTIALS: ErrorType = ErrorType::Custom("the server did not accept the gateway's own key");
 
 /// Picks the server for the next try and counts the request as its own.
-pub(super) fn choose(gateway: &Gateway, ctx: &mut Context) -> Result<(), Refusal> {
+pub(super) fn choose(ctx: &mut Context) -> Result<(), Refusal> {
     let Some(job) = &ctx.job else { return Ok(()) };
     let upstream = &job.resolved.upstream;
     ctx.route.lease = None;
@@ -40,15 +40,12 @@ pub(super) fn choose(gateway: &Gateway, ctx: &mut Context) -> Result<(), Refusal
         return Ok(());
     }
     Err(Refusal::NoUpstream { retry_after: upstream.spec.health.every.max(Duration::from_secs(1)) })
-        .inspect_err(|_| {
-            gateway.metrics.queued(Duration::ZERO);
-        })
 }
 
 /// Where Pingora connects to: the chosen server, or the refuser once there is no further try.
 pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     if ctx.route.failure.is_none() && ctx.route.attempts > 0 {
-        ctx.route.failure = choose(gateway, ctx).err();
+        ctx.route.failure = choose(ctx).err();
     }
     if let Some(refusal) = &ctx.route.failure {
         return Ok(Box::new(refuser::peer(refusal.told().status)));

@@ -96,7 +96,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        if let Err(refusal) = forward::choose(&self.0, ctx) {
+        if let Err(refusal) = forward::choose(ctx) {
             respond::refuse(&self.0, session, ctx, refusal).await?;
             return Ok(false);
         }
