@@ -59,7 +59,7 @@ impl BackgroundService for Drain {
                     Err(_) => return,
                 },
                 // Unheard, it would end the process.
-                _ = hangup.recv() => log::warn!("SIGHUP: the file is read at start alone in this version; restart to take it"),
+                _ = hangup.recv() => log::warn!("SIGHUP: this version reads its file at start alone; restart it"),
             }
         }
         self.0.drain();
