@@ -43,8 +43,9 @@ apt_install() {
         root=(sudo)
     fi
     say "installing $* with apt-get"
-    "${root[@]}" apt-get update -qq || return 1
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+    "${root[@]}" apt-get update -qq -o DPkg::Lock::Timeout=300 || return 1
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y -o DPkg::Lock::Timeout=300 \
+        --no-install-recommends "$@" >/dev/null
 }
 
 need_rust() {

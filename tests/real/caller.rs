@@ -74,11 +74,13 @@ impl Reply {
         let mut socket = TcpStream::connect(at)?;
         socket.set_read_timeout(Some(SILENCE_MAX))?;
         socket.set_nodelay(true)?;
-        let length = body.len();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {at}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
-        );
-        socket.write_all(head.as_bytes())?;
+        let head = [
+            &format!("{method} {path} HTTP/1.1"),
+            &format!("host: {at}"),
+            "content-type: application/json",
+            &format!("content-length: {}\r\n\r\n", body.len()),
+        ];
+        socket.write_all(head.join("\r\n").as_bytes())?;
         socket.write_all(body.as_bytes())?;
         let (status, headers, arrived) = read_head(&mut socket)?;
         let left = match (value_of(&headers, "transfer-encoding"), value_of(&headers, "content-length")) {
