@@ -33,8 +33,11 @@ impl ShutdownSignalWatch for Signals {
         tokio::select! {
             _ = terminate.recv() => {
                 self.0.drain();
-                sleep(self.0.settings.server.pre_stop).await;
-                ShutdownSignal::GracefulTerminate
+                tokio::select! {
+                    () = sleep(self.0.settings.server.pre_stop) => ShutdownSignal::GracefulTerminate,
+                    _ = terminate.recv() => ShutdownSignal::FastShutdown,
+                    _ = interrupt.recv() => ShutdownSignal::FastShutdown,
+                }
             }
             _ = interrupt.recv() => ShutdownSignal::FastShutdown,
             _ = quit.recv() => ShutdownSignal::GracefulUpgrade,
