@@ -174,7 +174,6 @@ fn every_key_of_the_contract_is_known() {
         idle,
         [
             "`upstreams.local.servers[0].slots` (line 11), and 1 more like it, are",
-            "`upstreams.local.servers[0].weight` (line 13), and 1 more like it, are",
             "`upstreams.local.servers[0].ca` (line 14) is",
             "`upstreams.local.balance` (line 16) is",
             "`upstreams.local.queue` (line 20) is",

@@ -69,7 +69,10 @@ impl Store {
 
     /// The largest answer that is kept, in bytes.
     pub fn entry_bytes_max(&self) -> usize {
-        usize::try_from(self.policy.entry_bytes_max.min(self.policy.size_bytes_max)).unwrap_or(usize::MAX)
+        // TinyUFO weighs in 16 bits.
+        let heaviest = (u64::from(u16::MAX) - 1) * KIB;
+        let bytes_max = self.policy.entry_bytes_max.min(self.policy.size_bytes_max).min(heaviest);
+        usize::try_from(bytes_max).unwrap_or(usize::MAX)
     }
 
     /// Keeps a whole answer. The next look-up finds it.

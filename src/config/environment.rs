@@ -58,7 +58,7 @@ pub fn from_environment(environment: &dyn Fn(&str) -> Option<String>) -> Result<
     from_text(&text, "environment", &|name| match name {
         "ADDRESS" => Some(SocketAddr::new(host, port).to_string()),
         "URL" => Some(url.to_string()),
-        "KEY_SHA256" => key.as_ref().map(|key| KeyHash::of(key.as_bytes()).to_string()),
+        "KEY_SHA256" => key.as_ref().map(|key| KeyHash::of(key.trim().as_bytes()).to_string()),
         _ => None,
     })
 }

@@ -77,7 +77,7 @@ fn balance(section: &mut Section) -> Option<Balance> {
         ("prefix", Balance::Prefix),
     ];
     let balance = field.value(value::choice(&balances))?;
-    if balance != Balance::LeastBusy {
+    if balance == Balance::Prefix {
         field.idle("balance", "a request goes to the server with the fewest in flight (`least_busy`)");
     }
     Some(balance)
@@ -108,14 +108,13 @@ fn server(section: &mut Section) -> Option<ServerSpec> {
     let api_key = section.value("api_key", |key| Ok(key.to_owned())).filter(|key| !key.is_empty());
     let slots = section.idle("slots", "slots are not counted", |field| field.value(slots)).flatten();
     let name = section.value("name", value::name);
-    let weight = section
-        .idle("weight", "all servers of an upstream weigh the same", |field| field.value(value::small_count));
+    let weight = section.value("weight", value::small_count);
     section.idle("ca", "servers are reached by plain http", |field| field.value(value::text));
     let mut server = plain_server(url?);
     server.name = name.unwrap_or(server.name);
     server.api_key = api_key.map(Secret);
     server.slots = slots.unwrap_or(server.slots);
-    server.weight = weight.flatten().unwrap_or(server.weight);
+    server.weight = weight.unwrap_or(server.weight);
     Some(server)
 }
 

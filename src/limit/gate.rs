@@ -56,7 +56,7 @@ pub struct Refused {
     pub wait: Option<Duration>,
     /// What the limit allows, as the operator wrote it: a rate's count or a number of requests at once.
     pub allows: Allows,
-    /// What is left in the bucket that refused.
+    /// What is left in the tightest bucket that applies.
     pub level: Option<Level>,
 }
 
@@ -99,7 +99,7 @@ impl Quota {
         }
     }
 
-    fn lock(&self) -> Option<(MutexGuard<'_, Bucket>, Rate)> {
+    fn lock(&self) -> Locked<'_> {
         let (bucket, rate) = self.requests.as_ref()?;
         Some((bucket.lock().unwrap_or_else(PoisonError::into_inner), *rate))
     }
@@ -142,30 +142,43 @@ impl Gate {
         let key = key.and_then(|key| self.keys.get(key));
         let mut gateway_bucket = self.gateway.lock();
         let mut key_bucket = key.and_then(Quota::lock);
-        let asked = [(Limit::GatewayRequests, &mut gateway_bucket), (Limit::KeyRequests, &mut key_bucket)];
+        let mut asked =
+            [(Limit::GatewayRequests, &mut gateway_bucket), (Limit::KeyRequests, &mut key_bucket)];
+        let before = tightest(&asked, now);
         for (limit, bucket) in &asked {
             if let Some((bucket, rate)) = bucket.as_ref()
                 && let Ruling::Wait(wait) = bucket.ruling(now)
             {
-                let level = Some(bucket.level(now));
-                return Err(Refused { limit: *limit, wait: Some(wait), allows: Allows::Rate(*rate), level });
+                return Err(Refused {
+                    limit: *limit,
+                    wait: Some(wait),
+                    allows: Allows::Rate(*rate),
+                    level: before,
+                });
             }
         }
         let mut places = Vec::new();
-        places.extend(self.gateway.enter(Limit::GatewayConcurrent)?);
+        let full = |refused| Refused { level: before, ..refused };
+        places.extend(self.gateway.enter(Limit::GatewayConcurrent).map_err(full)?);
         if let Some(key) = key {
-            places.extend(key.enter(Limit::KeyConcurrent)?);
+            places.extend(key.enter(Limit::KeyConcurrent).map_err(full)?);
         }
-        let mut level: Option<Level> = None;
-        for (_, bucket) in asked {
+        for (_, bucket) in &mut asked {
             if let Some((bucket, _)) = bucket {
                 bucket.take(now);
-                let this = bucket.level(now);
-                level = Some(level.filter(|other| other.remaining <= this.remaining).unwrap_or(this));
             }
         }
+        let level = tightest(&asked, now);
         Ok(Permit { _places: places, level })
     }
+}
+
+type Locked<'a> = Option<(MutexGuard<'a, Bucket>, Rate)>;
+
+/// The level of the bucket that has the least left.
+fn tightest(asked: &[(Limit, &mut Locked<'_>)], now: Duration) -> Option<Level> {
+    let levels = asked.iter().filter_map(|(_, bucket)| bucket.as_ref().map(|(bucket, _)| bucket.level(now)));
+    levels.min_by_key(|level| level.remaining)
 }
 
 /// A count of each address's requests in the current second, minute or hour, in 512 KiB whatever comes.

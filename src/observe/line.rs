@@ -57,9 +57,9 @@ impl Line<'_> {
             self.status,
             self.cache,
             self.duration_ms,
-            self.key.unwrap_or("-"),
+            self.key.unwrap_or("-").escape_debug(),
             self.method,
-            self.path
+            self.path.escape_debug()
         );
         for (name, value) in [
             ("model", self.model),
@@ -68,7 +68,7 @@ impl Line<'_> {
             ("limit", self.limit),
         ] {
             if let Some(value) = value {
-                text.push_str(&format!(" {name}={value}"));
+                text.push_str(&format!(" {name}={}", value.escape_debug()));
             }
         }
         if let (Some(prompt), Some(completion)) = (self.prompt_tokens, self.completion_tokens) {

@@ -76,7 +76,6 @@ pub struct Metrics {
     duration: HistogramVec,
     first_token: HistogramVec,
     per_output_token: HistogramVec,
-    queue_duration: Histogram,
     pub queue_requests: IntGauge,
     pub in_flight: IntGauge,
     tokens: IntCounterVec,
@@ -148,8 +147,6 @@ impl Metrics {
                 "What follows the first token, over the tokens less one; once a request.",
                 &["model"],
             )?,
-            queue_duration: table
-                .histogram("queue_duration_seconds", "Time that requests waited here for a slot.")?,
             queue_requests: table.gauge("queue_requests", "Requests waiting here for a slot.")?,
             in_flight: table.gauge("requests_in_flight", "Requests that have begun and not ended.")?,
             tokens: table.counters(
@@ -204,6 +201,7 @@ impl Metrics {
             models: RwLock::new(labels.models.iter().map(|(model, _)| model.clone()).collect()),
             registry: registry.clone(),
         };
+        table.histogram("queue_duration_seconds", "Time that requests waited here for a slot.")?;
         let build = table.floats("build_info", "1; the version stands in the label.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         let reloads =
@@ -289,10 +287,6 @@ impl Metrics {
             let rest = ended.duration.saturating_sub(first).as_secs_f64();
             self.per_output_token.with_label_values(&[model]).observe(rest / (tokens - 1) as f64);
         }
-    }
-
-    pub fn queued(&self, wait: Duration) {
-        self.queue_duration.observe(wait.as_secs_f64());
     }
 
     pub fn refused(&self, limit: &str) {

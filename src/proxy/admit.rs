@@ -10,13 +10,13 @@ use http::{Method, header};
 use pingora_proxy::Session;
 
 use crate::auth::presented;
-use crate::cache::{Control, Entry, Form, Key, Question, Scope};
+use crate::cache::{Control, Entry, Form, Question, Scope};
 use crate::observe::CacheOutcome;
 use crate::route::Resolved;
 use crate::wire::{self, Astray, BodyKind, Document, Endpoint, HEADERS_KEYED, Model, Own, Target, Work};
 
 use super::body::{self, Stop};
-use super::context::{Asked, Context, InFlight, Job};
+use super::context::{Asked, Context, InFlight, Job, Keep};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 
@@ -81,8 +81,8 @@ pub(super) async fn admit(
 
     let control = cache_control(session);
     let keep = cache_key(gateway, session, endpoint, &understood, &resolved, &mut ctx.asked, control);
-    if let Some(key) = keep.filter(|_| !control.no_cache)
-        && let Some(entry) = gateway.store.look_up(&key, gateway.clock.now(), control.age_max)
+    if let Some(keep) = keep.filter(|_| !control.no_cache)
+        && let Some(entry) = gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max)
     {
         ctx.asked.cache = CacheOutcome::Hit;
         return Ok(Verdict::Hit(entry));
@@ -205,7 +205,7 @@ fn cache_key(
     resolved: &Resolved,
     asked: &mut Asked,
     control: Control,
-) -> Option<Key> {
+) -> Option<Keep> {
     asked.stream = understood.stream();
     let Understood::Json { document, stream } = understood else { return None };
     let key = asked.caller.as_ref().map(|(index, _)| *index);
@@ -218,7 +218,7 @@ fn cache_key(
     let headers = &session.req_header().headers;
     let keyed: Vec<_> = HEADERS_KEYED
         .iter()
-        .filter_map(|name| headers.get(*name).map(|value| (*name, value.as_bytes().to_vec())))
+        .flat_map(|name| headers.get_all(*name).iter().map(|value| (*name, value.as_bytes().to_vec())))
         .collect();
     let question = Question {
         scope: match gateway.settings.cache.scope {
@@ -233,5 +233,5 @@ fn cache_key(
         headers: &keyed,
         body: &document.members,
     };
-    Some(question.key())
+    Some(Keep { key: question.key(), fingerprint })
 }

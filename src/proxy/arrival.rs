@@ -1,6 +1,6 @@
 //! What the head of a request says, before anything is decided.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use pingora_proxy::Session;
@@ -58,10 +58,17 @@ fn client_ip<'a>(peer: IpAddr, forwarded: impl Iterator<Item = &'a str>, trusted
         if !is_trusted(address) {
             break;
         }
-        let Ok(named) = hop.parse::<IpAddr>() else { break };
+        let Some(named) = address_of(hop) else { break };
         address = named.to_canonical();
     }
     address
+}
+
+/// The address in a hop, which some proxies write with a port, or in brackets.
+fn address_of(hop: &str) -> Option<IpAddr> {
+    let with_port = || hop.parse::<SocketAddr>().ok().map(|hop| hop.ip());
+    let bare = hop.trim_start_matches('[').trim_end_matches(']');
+    bare.parse().ok().or_else(with_port)
 }
 
 #[cfg(test)]
@@ -71,11 +78,13 @@ mod tests {
     #[test]
     fn only_trusted_proxies_are_believed() {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network")];
-        let cases: [(&str, &[&str], &str); 6] = [
+        let cases: [(&str, &[&str], &str); 8] = [
             ("192.0.2.1", &["203.0.113.9"], "192.0.2.1"),
             ("10.0.0.1", &["203.0.113.9"], "203.0.113.9"),
             ("10.0.0.1", &["198.51.100.7, 203.0.113.9"], "203.0.113.9"),
             ("10.0.0.1", &["198.51.100.7", "203.0.113.9, 10.0.0.2"], "203.0.113.9"),
+            ("10.0.0.1", &["203.0.113.9:4711"], "203.0.113.9"),
+            ("10.0.0.1", &["[2001:db8::1]:80"], "2001:db8::1"),
             ("10.0.0.1", &["nonsense"], "10.0.0.1"),
             ("::ffff:10.0.0.1", &["2001:db8::1"], "2001:db8::1"),
         ];

@@ -96,8 +96,11 @@ fn announced(session: &Session) -> Option<u64> {
     session.req_header().headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// Whether the caller keeps its body back until it is asked for (`expect: 100-continue`).
-pub(super) fn waits_to_be_asked(session: &Session) -> bool {
+/// Whether the caller keeps its body back until it is asked for (`expect: 100-continue`), and has not been.
+fn waits_to_be_asked(session: &Session) -> bool {
+    if session.response_written().is_some() {
+        return false;
+    }
     let expect = session.req_header().headers.get(header::EXPECT);
     expect.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
@@ -118,8 +121,16 @@ pub(super) async fn discard(session: &mut Session, gateway: &Gateway) -> bool {
     if session.downstream_session.is_body_done() {
         return true;
     }
-    if waits_to_be_asked(session) || announced(session).is_some_and(|length| length > bytes_max) {
+    let length = announced(session);
+    if length.is_some_and(|length| length > bytes_max) {
         return false;
+    }
+    if waits_to_be_asked(session) {
+        // To be asked for it and then not heard is a lesser evil than a lost connection, while it is small.
+        let is_small = length.is_some_and(|length| length <= DISCARD_BYTES_LEAST);
+        if !is_small || go_on(session).await.is_err() {
+            return false;
+        }
     }
     let all = async {
         let mut read: u64 = 0;

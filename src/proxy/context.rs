@@ -14,13 +14,15 @@ use crate::observe::CacheOutcome;
 use crate::route::{Lease, Resolved, Server};
 use crate::wire::{Endpoint, Protocol};
 
-use super::gateway::BodyShare;
+use super::gateway::{BodyShare, Gateway};
 use super::refusal::Refusal;
 use super::session::Slot;
+use super::settle;
 use super::tap::Tap;
 use super::timing::Timing;
 
 pub struct Context {
+    pub(super) gateway: Arc<Gateway>,
     pub(super) arrival: Arrival,
     pub(super) asked: Asked,
     pub(super) told: Outcome,
@@ -78,8 +80,12 @@ pub(super) struct Outcome {
     pub(super) bytes_out: u64,
     /// The caller left before the end.
     pub(super) left: bool,
+    /// The server's own answer says that it failed.
+    pub(super) failed: bool,
     /// The metrics have it already.
     pub(super) counted: bool,
+    /// The access log has it already.
+    pub(super) written: bool,
 }
 
 /// A request as it goes to a server.
@@ -88,8 +94,16 @@ pub(super) struct Job {
     pub(super) endpoint: &'static Endpoint,
     pub(super) body: Bytes,
     pub(super) resolved: Resolved,
-    /// The key under which its answer is kept, if it is.
-    pub(super) keep: Option<Key>,
+    /// How its answer is kept, if it is.
+    pub(super) keep: Option<Keep>,
+}
+
+/// Where an answer is kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keep {
+    pub(super) key: Key,
+    /// What the servers reported of the model when the request came: an answer of another model is not kept.
+    pub(super) fingerprint: [u8; 32],
 }
 
 /// Its tries at servers.
@@ -131,8 +145,10 @@ impl Drop for InFlight {
 }
 
 impl Context {
-    pub(super) fn new(begun: Duration) -> Self {
+    pub(super) fn new(gateway: Arc<Gateway>) -> Self {
+        let begun = gateway.clock.now();
         Self {
+            gateway,
             arrival: Arrival {
                 begun,
                 request_id: String::new(),
@@ -169,5 +185,17 @@ impl Context {
         self.route.lease = None;
         self.guards.permit = None;
         self.guards.body = None;
+    }
+}
+
+/// Pingora does not come to `logging` where it ends a request itself: at the end of the grace period, or when the
+/// caller closes its connection at the wrong moment. Such a request has its line all the same.
+impl Drop for Context {
+    fn drop(&mut self) {
+        if !self.told.written && !self.arrival.request_id.is_empty() {
+            let gateway = Arc::clone(&self.gateway);
+            settle::count(&gateway, self);
+            settle::write(&gateway, self);
+        }
     }
 }

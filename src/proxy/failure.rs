@@ -23,8 +23,7 @@ pub(super) fn left_while_sending(gateway: &Gateway, ctx: &mut Context, error: Bo
 
 /// No connection came about.
 pub(super) fn connect(gateway: &Gateway, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
-    let why = error.to_string();
-    let again = forward::connect_failed(gateway, ctx, &why);
+    let again = forward::connect_failed(gateway, ctx, &error);
     error.set_retry(again);
     error
 }

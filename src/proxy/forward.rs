@@ -31,7 +31,7 @@ const RESOLVE_TIME_MAX: Duration = Duration::from_secs(2);
 const CREDENTIALS: ErrorType = ErrorType::Custom("the server did not accept the gateway's own key");
 
 /// Picks the server for the next try and counts the request as its own.
-pub(super) fn choose(gateway: &Gateway, ctx: &mut Context) -> Result<(), Refusal> {
+pub(super) fn choose(ctx: &mut Context) -> Result<(), Refusal> {
     let Some(job) = &ctx.job else { return Ok(()) };
     let upstream = &job.resolved.upstream;
     ctx.route.lease = None;
@@ -40,15 +40,12 @@ pub(super) fn choose(gateway: &Gateway, ctx: &mut Context) -> Result<(), Refusal
         return Ok(());
     }
     Err(Refusal::NoUpstream { retry_after: upstream.spec.health.every.max(Duration::from_secs(1)) })
-        .inspect_err(|_| {
-            gateway.metrics.queued(Duration::ZERO);
-        })
 }
 
 /// Where Pingora connects to: the chosen server, or the refuser once there is no further try.
 pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     if ctx.route.failure.is_none() && ctx.route.attempts > 0 {
-        ctx.route.failure = choose(gateway, ctx).err();
+        ctx.route.failure = choose(ctx).err();
     }
     if let Some(refusal) = &ctx.route.failure {
         return Ok(Box::new(refuser::peer(refusal.told().status)));
@@ -72,6 +69,10 @@ pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<Htt
     peer.options.total_connection_timeout = timeouts.connect;
     peer.options.idle_timeout = Some(POOLED_TIME_MAX);
     peer.options.write_timeout = timeouts.between_bytes;
+    if ctx.route.broken > 0 {
+        // The second try is made on a connection of its own: a pool that died idle has died whole.
+        peer.group_key = fastrand::u64(..);
+    }
     Ok(Box::new(peer))
 }
 
@@ -86,7 +87,7 @@ async fn address(server: &Server) -> Option<SocketAddr> {
 }
 
 fn unresolved(gateway: &Gateway, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
-    let again = connect_failed(gateway, ctx, "its name does not resolve");
+    let again = connect_failed(gateway, ctx, &error);
     error.set_retry(again);
     error.into_up()
 }
@@ -127,16 +128,19 @@ pub(super) fn check_credentials(status: http::StatusCode) -> Result<()> {
 }
 
 /// Takes in that no connection came about: nothing was sent, so the next server may be asked whatever the request.
-pub(super) fn connect_failed(gateway: &Gateway, ctx: &mut Context, why: &str) -> bool {
+pub(super) fn connect_failed(gateway: &Gateway, ctx: &mut Context, error: &Error) -> bool {
     if let (Some(lease), Some(job)) = (&ctx.route.lease, &ctx.job) {
         let server = lease.server();
         server.next_address();
         // One fault a request, however often it tries one server.
         if ctx.route.tried.iter().filter(|tried| std::ptr::eq(tried.as_ref(), server.as_ref())).count() == 1 {
-            gateway.note(&job.resolved.upstream.spec.name, server, Sign::Fault, why);
+            gateway.note(&job.resolved.upstream.spec.name, server, Sign::Fault, &error.to_string());
         }
     }
-    let failure = if why.contains("imed") { "could not be reached in time" } else { "could not be reached" };
+    let failure = match error.etype() {
+        ErrorType::ConnectTimedout => "could not be reached in time",
+        _ => "could not be reached",
+    };
     try_again(gateway, ctx, "connect", Refusal::UpstreamError(failure))
 }
 
@@ -192,9 +196,8 @@ pub(super) fn broke_off(
             "it broke off before it answered",
         );
     }
-    // A pooled connection that had died idle says nothing of the request. Otherwise once more, at most: the server may
-    // have died of it.
-    ctx.route.broken += u32::from(!reused);
+    // Once more, at most: the connection may have died idle in the pool, or the server of this request.
+    ctx.route.broken += 1;
     if ctx.route.broken > 1 {
         ctx.route.failure = Some(failure);
         return true;

@@ -43,7 +43,7 @@ use crate::wire::Own;
 
 use self::admit::Verdict;
 use self::body::Stop;
-use self::context::Context;
+use self::context::{Context, Job};
 use self::tap::{End, Tap};
 
 pub use self::gateway::Gateway;
@@ -62,19 +62,20 @@ impl ProxyHttp for Proxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context::new(self.0.clock.now())
+        Context::new(Arc::clone(&self.0))
     }
 
     /// No modules: Pingora's default would look at compression on every answer.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
-        if session.req_header().version == Version::HTTP_11
-            && session.downstream_session.get_keepalive().is_some()
-        {
-            session.downstream_session.set_keepalive(Some(KEEPALIVE_SECONDS));
+        let downstream = &mut session.downstream_session;
+        if downstream.get_keepalive().is_some() {
+            downstream.set_keepalive(Some(KEEPALIVE_SECONDS).filter(|_| self.0.is_ready()));
         }
-        session.downstream_session.set_write_timeout(Some(WRITE_TIME_MAX));
+        downstream.set_write_timeout(Some(WRITE_TIME_MAX));
+        // Pingora's own would be 60 s whatever the file says; ours comes first, and has an answer.
+        downstream.set_read_timeout(Some(self.0.settings.body.idle + Duration::from_secs(1)));
         arrival::read(&self.0, session, &mut ctx.arrival);
         Ok(())
     }
@@ -96,12 +97,18 @@ impl ProxyHttp for Proxy {
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        if let Err(refusal) = forward::choose(&self.0, ctx) {
+        if let Err(refusal) = forward::choose(ctx) {
             respond::refuse(&self.0, session, ctx, refusal).await?;
             return Ok(false);
         }
         if let Some(job) = &ctx.job {
-            session::wrap(session, job.body.clone(), Arc::clone(&ctx.route.timing), self.0.clock, &ctx.slot);
+            session::wrap(
+                session,
+                job.body.clone(),
+                Arc::clone(&ctx.route.timing),
+                Arc::clone(&self.0),
+                &ctx.slot,
+            );
         }
         Ok(true)
     }
@@ -156,6 +163,12 @@ impl ProxyHttp for Proxy {
             ctx.told.status = answer.status.as_u16();
             frame(session, answer)?;
         }
+        if is_bodiless(answer) {
+            // No body filter will see its end.
+            ctx.told.complete = true;
+            ctx.release();
+            settle::count(&self.0, ctx);
+        }
         respond::mark(&self.0, ctx, answer)
     }
 
@@ -175,7 +188,8 @@ impl ProxyHttp for Proxy {
         }
         ctx.told.bytes_out += body.as_ref().map_or(0, |body| body.len() as u64);
         if end_of_stream {
-            ctx.told.complete = ctx.route.failure.is_none() || ctx.told.refusal.is_some();
+            ctx.told.complete =
+                !ctx.told.failed && (ctx.route.failure.is_none() || ctx.told.refusal.is_some());
             ctx.release();
             settle::count(&self.0, ctx);
         }
@@ -250,13 +264,25 @@ async fn answer_own(gateway: &Gateway, session: &mut Session, ctx: &mut Context,
 
 /// Gives an answer that has neither length nor chunks a frame, so that the connection outlives it. HTTP/1.0 has none.
 fn frame(session: &Session, answer: &mut ResponseHeader) -> Result<()> {
-    let bodiless = answer.status == StatusCode::NO_CONTENT || answer.status == StatusCode::NOT_MODIFIED;
+    let is_stream = answer
+        .headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"));
+    if is_stream {
+        // An error event may have to follow what was announced.
+        answer.remove_header(&header::CONTENT_LENGTH);
+    }
     if session.req_header().version == Version::HTTP_10 {
         answer.remove_header(&header::TRANSFER_ENCODING);
-    } else if !bodiless && !answer.headers.contains_key(header::CONTENT_LENGTH) {
+    } else if !is_bodiless(answer) && !answer.headers.contains_key(header::CONTENT_LENGTH) {
         answer.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }
     Ok(())
+}
+
+fn is_bodiless(answer: &ResponseHeader) -> bool {
+    matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        || answer.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
 }
 
 /// An answer's bytes on their way.
@@ -275,9 +301,18 @@ fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_s
         End::Whole => Ok(()),
         // Kept before the last byte goes out: the very next request finds it.
         End::Keep(kept) => {
-            gateway.store.keep(kept.key, kept.content_type, kept.body, now);
+            let unchanged = |job: &Job| {
+                job.keep.is_some_and(|keep| job.resolved.upstream.fingerprint() == Some(keep.fingerprint))
+            };
+            if ctx.job.as_ref().is_some_and(unchanged) {
+                gateway.store.keep(kept.key, kept.content_type, kept.body, now);
+            }
             Ok(())
         }
         End::Cut => failure::cut(ctx, body),
+        End::Failed => {
+            ctx.told.failed = true;
+            Ok(())
+        }
     }
 }

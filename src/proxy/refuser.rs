@@ -37,8 +37,9 @@ impl Connect for Refuser {
     async fn connect(&self, _address: &SocketAddr) -> Result<Stream> {
         // `connection: close` keeps it out of the pool.
         let answer = format!(
-            "HTTP/1.1 {} -\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{BODY}",
+            "HTTP/1.1 {} {}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{BODY}",
             self.0.as_u16(),
+            self.0.canonical_reason().unwrap_or_default(),
             BODY.len()
         );
         let socket = Answer { bytes: answer.into_bytes(), read: 0 };

@@ -21,6 +21,9 @@ use super::gateway::Gateway;
 use super::refusal::{Refusal, Told};
 use super::settle;
 
+/// What is written at once.
+const PIECE_BYTES_MAX: usize = 64 << 10;
+
 const JSON: &str = "application/json; charset=utf-8";
 
 /// Says no. The connection stays usable if the rest of the caller's body can be thrown away.
@@ -167,7 +170,12 @@ async fn send(
     settle::count(gateway, ctx);
     let sent = async {
         session.write_response_header(Box::new(answer), false).await?;
-        session.write_response_body(Some(body), true).await
+        // In pieces: the write timeout is for each, and a caller that reads slowly does read.
+        let mut rest = body;
+        while rest.len() > PIECE_BYTES_MAX {
+            session.write_response_body(Some(rest.split_to(PIECE_BYTES_MAX)), false).await?;
+        }
+        session.write_response_body(Some(rest), true).await
     };
     match sent.await {
         Ok(()) => {
@@ -221,8 +229,21 @@ pub(super) fn unmark(answer: &mut ResponseHeader) {
         "access-control-max-age",
         "connection",
         "keep-alive",
+        "proxy-authenticate",
+        "trailer",
+        "upgrade",
         "set-cookie",
+        "age",
+        "cache-status",
+        "x-cache",
+        "x-elapsed-ms",
         "x-request-id",
+        "x-ratelimit-limit-requests",
+        "x-ratelimit-remaining-requests",
+        "x-ratelimit-reset-requests",
+        "x-ratelimit-limit-tokens",
+        "x-ratelimit-remaining-tokens",
+        "x-ratelimit-reset-tokens",
     ];
     for name in SERVERS_OWN {
         answer.remove_header(*name);

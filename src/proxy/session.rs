@@ -26,6 +26,7 @@ use pingora_proxy::Session;
 use tokio::time::Sleep;
 
 use super::clock::Clock;
+use super::gateway::Gateway;
 use super::timing::{Late, Timing};
 
 /// Where the real session comes back to when the wrapper is taken off.
@@ -37,9 +38,15 @@ pub(super) fn late_error(late: Late) -> ErrorType {
 }
 
 /// Puts the wrapper on, with the body that Pingora is to send.
-pub(super) fn wrap(session: &mut Session, body: Bytes, timing: Arc<Timing>, clock: Clock, slot: &Slot) {
+pub(super) fn wrap(
+    session: &mut Session,
+    body: Bytes,
+    timing: Arc<Timing>,
+    gateway: Arc<Gateway>,
+    slot: &Slot,
+) {
     let inner = std::mem::replace(&mut *session.downstream_session, nobody());
-    let wrapper = Wrapper { inner: Some(inner), body, timing, clock, sleep: None, slot: Arc::clone(slot) };
+    let wrapper = Wrapper { inner: Some(inner), body, timing, gateway, sleep: None, slot: Arc::clone(slot) };
     *session.downstream_session = HttpSession::new_custom(Box::new(wrapper));
 }
 
@@ -63,7 +70,7 @@ struct Wrapper {
     inner: Option<HttpSession>,
     body: Bytes,
     timing: Arc<Timing>,
-    clock: Clock,
+    gateway: Arc<Gateway>,
     sleep: Option<Pin<Box<Sleep>>>,
     slot: Slot,
 }
@@ -109,12 +116,12 @@ async fn late(timing: &Timing, clock: Clock, sleep: &mut Option<Pin<Box<Sleep>>>
 #[async_trait]
 impl CustomSession for Wrapper {
     async fn read_body_or_idle(&mut self, _no_body_expected: bool) -> Result<Option<Bytes>> {
-        let Self { inner, timing, clock, sleep, .. } = self;
+        let Self { inner, timing, gateway, sleep, .. } = self;
         let inner = inner.as_mut().expect("the session is taken on drop alone");
         tokio::select! {
             biased;
             read = inner.read_body_or_idle(true) => read,
-            late = late(timing, *clock, sleep) => Error::e_explain(late_error(late), late.what()),
+            late = late(timing, gateway.clock, sleep) => Error::e_explain(late_error(late), late.what()),
         }
     }
 
@@ -169,7 +176,13 @@ impl CustomSession for Wrapper {
     }
 
     async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        self.inner_mut().response_duplex_vec(tasks).await
+        if !self.gateway.is_ready() {
+            self.inner_mut().set_keepalive(None);
+        }
+        let ended = self.inner_mut().response_duplex_vec(tasks).await?;
+        // The time that the caller took to take them is not the server's silence.
+        self.timing.byte(self.gateway.clock.now());
+        Ok(ended)
     }
 
     fn set_read_timeout(&mut self, timeout: Option<Duration>) {

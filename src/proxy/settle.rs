@@ -50,7 +50,8 @@ fn key(ctx: &Context) -> Option<&str> {
 }
 
 /// Writes a request's line.
-pub(super) fn write(gateway: &Gateway, ctx: &Context) {
+pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
+    ctx.told.written = true;
     if !gateway.log.is_on() {
         return;
     }

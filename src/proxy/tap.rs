@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::cache::{Key, Recording};
-use crate::wire::{Usage, Watch, error_event};
+use crate::wire::{BodyKind, Usage, Watch, error_event};
 
 use super::context::Job;
 
@@ -25,6 +25,8 @@ pub(super) struct Tap {
     content_type: Bytes,
     /// Whether its end can be told from its being cut off: by a length or by chunks.
     framed: bool,
+    /// Whether its protocol has an end mark for streams. Transcriptions have none.
+    marked: bool,
 }
 
 #[derive(Debug)]
@@ -39,10 +41,12 @@ enum Form {
 pub(super) enum End {
     /// Whole, and to be kept.
     Keep(Keepsake),
-    /// Whole.
+    /// Whole, as far as anything tells.
     Whole,
-    /// It ended without its end: no length, no chunks, and what came is not complete.
+    /// The server ended it before its end: a stream without its mark, or JSON without a frame that is not complete.
     Cut,
+    /// The server itself said that it failed.
+    Failed,
 }
 
 /// A whole answer to be kept.
@@ -53,15 +57,27 @@ pub(super) struct Keepsake {
     pub(super) body: Bytes,
 }
 
-/// Whether a plain answer is complete JSON and no error in an answer's clothes.
-fn is_good(body: &[u8]) -> bool {
+/// What a plain answer is.
+#[derive(Debug, PartialEq, Eq)]
+enum Read {
+    Good,
+    /// An error in an answer's clothes.
+    Failed,
+    Incomplete,
+}
+
+fn read(body: &[u8]) -> Read {
     #[derive(Deserialize)]
-    struct Failed {
+    struct Answer {
         error: Option<IgnoredAny>,
     }
-    let is_error = || serde_json::from_slice::<Failed>(body).is_ok_and(|failed| failed.error.is_some());
+    if serde_json::from_slice::<IgnoredAny>(body).is_err() {
+        return Read::Incomplete;
+    }
     let is_object = body.trim_ascii_start().starts_with(b"{");
-    serde_json::from_slice::<IgnoredAny>(body).is_ok() && !(is_object && is_error())
+    let failed =
+        is_object && serde_json::from_slice::<Answer>(body).is_ok_and(|answer| answer.error.is_some());
+    if failed { Read::Failed } else { Read::Good }
 }
 
 /// Whether the server says where its answer ends. Ask before Pingora adds a frame of its own.
@@ -77,17 +93,18 @@ impl Tap {
         let content_type = value(header::CONTENT_TYPE).unwrap_or_default();
         let ok = answer.status == StatusCode::OK;
         let form = match content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii() {
-            b"text/event-stream" => Form::Stream(Watch::new(job.endpoint.protocol)),
+            b"text/event-stream" if ok => Form::Stream(Watch::new(job.endpoint.protocol)),
             b"application/json" if ok => Form::Json(Usage::default()),
             _ => Form::Other,
         };
-        let keep = job.keep.filter(|_| ok && framed && !matches!(form, Form::Other));
+        let keep = job.keep.map(|keep| keep.key).filter(|_| ok && framed && !matches!(form, Form::Other));
         let recording = match (keep, &form) {
             (Some(_), _) => Some(Recording::new(entry_bytes_max)),
             (None, Form::Json(_)) => Some(Recording::new(READ_BYTES_MAX)),
             (None, _) => None,
         };
-        Self { form, keep, recording, content_type, framed }
+        let marked = job.endpoint.body == BodyKind::Json;
+        Self { form, keep, recording, content_type, framed, marked }
     }
 
     pub(super) fn chunk(&mut self, chunk: &Bytes) {
@@ -102,19 +119,25 @@ impl Tap {
     /// Takes in that the server sent its last byte.
     pub(super) fn end(&mut self) -> End {
         let body = self.recording.take().map(Recording::into_body);
-        let whole = match (&mut self.form, &body) {
+        let good = match (&mut self.form, &body) {
+            (Form::Stream(watch), _) if watch.failed() => return End::Failed,
+            (Form::Stream(watch), _) if !watch.ended() && self.marked => return End::Cut,
             (Form::Stream(watch), _) => watch.ended(),
             (Form::Json(usage), Some(body)) => {
                 usage.note(body);
-                is_good(body)
+                let read = read(body);
+                if read == Read::Incomplete && !self.framed {
+                    return End::Cut;
+                }
+                read == Read::Good
             }
-            (Form::Json(_) | Form::Other, _) => self.framed,
+            // Nothing tells: what a server ends is taken as whole, and not kept.
+            (Form::Json(_) | Form::Other, _) => false,
         };
-        match (whole, self.keep, body) {
-            (true, Some(key), Some(body)) => {
+        match (self.keep.filter(|_| good), body) {
+            (Some(key), Some(body)) => {
                 End::Keep(Keepsake { key, content_type: self.content_type.clone(), body })
             }
-            (false, ..) if !self.framed => End::Cut,
             _ => End::Whole,
         }
     }

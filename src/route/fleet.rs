@@ -34,12 +34,17 @@ impl Upstream {
         let choice = if fresh.is_empty() { up } else { fresh };
         let chosen = match self.spec.balance {
             Balance::RoundRobin => {
-                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-                choice.get(turn.checked_rem(choice.len())?).copied()
+                let all: usize = choice.iter().map(|server| server.spec.weight as usize).sum();
+                let mut turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(all)?;
+                choice.into_iter().find(|server| {
+                    let weight = server.spec.weight as usize;
+                    let is_its = turn < weight;
+                    turn = turn.saturating_sub(weight);
+                    is_its
+                })
             }
             Balance::LeastBusy | Balance::Prefix => {
-                let load =
-                    |server: &Server| f64::from(server.in_flight()) / f64::from(server.spec.weight.max(1));
+                let load = |server: &Server| f64::from(server.in_flight()) / f64::from(server.spec.weight);
                 let least = choice.iter().map(|server| load(server)).min_by(f64::total_cmp)?;
                 let equals: Vec<_> = choice.into_iter().filter(|server| load(server) <= least).collect();
                 equals.get(tie.checked_rem(equals.len())?).copied()

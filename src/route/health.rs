@@ -1,7 +1,8 @@
 //! Whether a server counts as up: a rule over what probes and requests met.
 //!
 //! A server counts as up until `down_after` consecutive faults, or its own word, say otherwise, and again after
-//! `up_after` good probes in a row. An answer to a request clears the faults of a server that is up, but brings none back.
+//! `up_after` good probes in a row. An answer to a request clears the faults of a server that is up,
+//! but brings none back.
 
 use super::spec::HealthCheck;
 

@@ -112,13 +112,18 @@ impl Server {
     /// Takes in what a probe or a request met.
     pub fn note(&self, sign: Sign) -> Option<Turn> {
         if matches!(sign, Sign::Fault | Sign::NotReady) {
-            self.report.store(None);
+            self.forget_report();
         }
         self.health().note(sign, &self.check)
     }
 
     pub fn report(&self) -> Option<Arc<Report>> {
         self.report.load_full()
+    }
+
+    /// What it said before no longer counts.
+    pub fn forget_report(&self) {
+        self.report.store(None);
     }
 
     pub fn set_report(&self, report: Report) {

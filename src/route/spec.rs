@@ -105,6 +105,7 @@ pub struct ServerSpec {
     /// What the gateway presents to it.
     pub api_key: Option<Secret>,
     pub slots: Slots,
+    /// At least 1: its share of the requests, beside the others of its upstream.
     pub weight: u32,
 }
 

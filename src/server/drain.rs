@@ -33,8 +33,11 @@ impl ShutdownSignalWatch for Signals {
         tokio::select! {
             _ = terminate.recv() => {
                 self.0.drain();
-                sleep(self.0.settings.server.pre_stop).await;
-                ShutdownSignal::GracefulTerminate
+                tokio::select! {
+                    () = sleep(self.0.settings.server.pre_stop) => ShutdownSignal::GracefulTerminate,
+                    _ = terminate.recv() => ShutdownSignal::FastShutdown,
+                    _ = interrupt.recv() => ShutdownSignal::FastShutdown,
+                }
             }
             _ = interrupt.recv() => ShutdownSignal::FastShutdown,
             _ = quit.recv() => ShutdownSignal::GracefulUpgrade,
@@ -59,7 +62,7 @@ impl BackgroundService for Drain {
                     Err(_) => return,
                 },
                 // Unheard, it would end the process.
-                _ = hangup.recv() => log::warn!("SIGHUP: the file is read at start alone in this version; restart to take it"),
+                _ = hangup.recv() => log::warn!("SIGHUP: this version reads its file at start alone; restart it"),
             }
         }
         self.0.drain();

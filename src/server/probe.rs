@@ -26,6 +26,9 @@ const FIRST_LOOK_TIME_MAX: Duration = Duration::from_secs(1);
 /// How often a server that stays up is asked for its models again.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
+/// Where every kind lists its models.
+const MODELS: &str = "/v1/models";
+
 /// A larger report is not read.
 const REPORT_BYTES_MAX: usize = 4 << 20;
 
@@ -68,8 +71,11 @@ impl Probe {
             self.resolve().await;
             let due = |at: Instant| at.elapsed() >= REPORT_EVERY;
             if self.is_well().await && (self.server.report().is_none() || reported.is_none_or(due)) {
-                self.report().await;
-                reported = Some(Instant::now());
+                match self.report().await {
+                    Ok(()) => reported = Some(Instant::now()),
+                    // It is asked again next time; until then nothing is answered from what it said before.
+                    Err(_) => self.server.forget_report(),
+                }
             }
             drop(looked.take());
             sleep(self.server.check().every).await;
@@ -87,14 +93,15 @@ impl Probe {
         }
     }
 
-    /// Asks for its health. Any answer but "not yet" (503, while a model loads) is one of a server that is up; a kind
-    /// without a health endpoint is taken as up until a request says otherwise.
+    /// Asks for its health. Any answer but "not yet" (503, while a model loads) is one of a server that is up. A kind
+    /// without a health endpoint is taken as up until a request says otherwise; then any answer brings it back.
     async fn is_well(&self) -> bool {
-        if self.upstream.spec.kind == Kind::OpenAi {
-            return true;
-        }
-        let check = self.server.check();
-        let (sign, why) = match self.get(&check.path).await {
+        let path = match self.upstream.spec.kind {
+            Kind::OpenAi if self.server.is_up() => return true,
+            Kind::OpenAi => MODELS,
+            Kind::Llama => &self.server.check().path,
+        };
+        let (sign, why) = match self.get(path).await {
             Ok((StatusCode::SERVICE_UNAVAILABLE, _)) => {
                 (Sign::NotReady, "it says it is not ready".to_owned())
             }
@@ -109,20 +116,26 @@ impl Probe {
     }
 
     /// Asks which models it has.
-    async fn report(&self) {
+    async fn report(&self) -> Result<()> {
         let props = match self.upstream.spec.kind {
-            Kind::Llama => self.json("/props").await,
+            Kind::Llama => self.json("/props").await?,
             Kind::OpenAi => None,
         };
-        let models = self.json("/v1/models").await;
+        let models = self.json(MODELS).await?;
         let report = Report::read(props.as_ref(), models.as_ref());
         report.model_ids().for_each(|id| self.gateway.metrics.know_model(id));
         self.server.set_report(report);
+        Ok(())
     }
 
-    async fn json(&self, path: &str) -> Option<Value> {
-        let (status, body) = self.get(path).await.ok()?;
-        (status == StatusCode::OK).then(|| serde_json::from_slice(&body).ok())?
+    /// A document of the server's; `None` where it serves none. An error, for now, says nothing of either.
+    async fn json(&self, path: &str) -> Result<Option<Value>> {
+        let (status, body) = self.get(path).await?;
+        match status {
+            StatusCode::OK => Ok(serde_json::from_slice(&body).ok()),
+            status if status.is_client_error() || status == StatusCode::NOT_IMPLEMENTED => Ok(None),
+            status => Error::e_explain(ErrorType::HTTPStatus(status.as_u16()), path.to_owned()),
+        }
     }
 
     /// One GET on a connection of its own, within the check's timeout.

@@ -3,12 +3,19 @@
 //! serde_json keeps the last of two members with one name; llama-server may keep the other. Such a body is refused,
 //! so that what the gateway decided on is what the server sees. Depth is bounded by serde_json (128).
 
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+
+/// A name is written into logs and errors.
+pub(super) const MODEL_BYTES_MAX: usize = 256;
+
+/// A value takes some 30 bytes in memory, and as few as two in a body.
+const VALUES_MAX: u32 = 1 << 20;
 
 /// A body that is a JSON object.
 #[derive(Debug)]
@@ -44,7 +51,10 @@ impl Fault {
 /// Reads a body. Numbers keep their value, not their spelling.
 pub fn parse(body: &[u8]) -> Result<Document, Fault> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let parsed = json.deserialize_any(TopLevel { body }).and_then(|parsed| json.end().map(|()| parsed));
+    let values = Cell::new(0);
+    let parsed = json
+        .deserialize_any(TopLevel { body, tree: Tree { values: &values } })
+        .and_then(|parsed| json.end().map(|()| parsed));
     match parsed {
         Ok(parsed) => parsed,
         Err(error) => Err(Fault::Syntax(error.to_string())),
@@ -53,6 +63,7 @@ pub fn parse(body: &[u8]) -> Result<Document, Fault> {
 
 struct TopLevel<'a> {
     body: &'a [u8],
+    tree: Tree<'a>,
 }
 
 impl<'de> Visitor<'de> for TopLevel<'_> {
@@ -74,7 +85,7 @@ impl<'de> Visitor<'de> for TopLevel<'_> {
             } else if members.contains_key(&name) {
                 return Err(twice(&name));
             } else {
-                let value = map.next_value_seed(Tree)?;
+                let value = map.next_value_seed(self.tree)?;
                 members.insert(name, value);
             }
         }
@@ -87,6 +98,7 @@ impl TopLevel<'_> {
         let text = raw.get();
         let start = text.as_ptr() as usize - self.body.as_ptr() as usize;
         match serde_json::from_str(text) {
+            Ok(Value::String(name)) if name.len() > MODEL_BYTES_MAX => Err(long_model()),
             Ok(Value::String(name)) => Ok(Some(Model { name, span: start..start + text.len() })),
             Ok(Value::Null) => Ok(None),
             _ => Err(Fault::shape("`model` must be a string", Some("model"))),
@@ -94,22 +106,34 @@ impl TopLevel<'_> {
     }
 }
 
+/// The fault of a model's name that is too long to be one.
+pub(super) fn long_model() -> Fault {
+    Fault::shape(format!("`model` is longer than {MODEL_BYTES_MAX} bytes"), Some("model"))
+}
+
 fn twice<E: Error>(name: &str) -> E {
     E::custom(format_args!("the member `{name}` is there twice"))
 }
 
-/// Any JSON value, with no member twice at any depth.
-struct Tree;
+/// Any JSON value, with no member twice at any depth, and not too many values in all.
+#[derive(Clone, Copy)]
+struct Tree<'a> {
+    values: &'a Cell<u32>,
+}
 
-impl<'de> DeserializeSeed<'de> for Tree {
+impl<'de> DeserializeSeed<'de> for Tree<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.values.set(self.values.get() + 1);
+        if self.values.get() > VALUES_MAX {
+            return Err(D::Error::custom(format_args!("it has more than {VALUES_MAX} values")));
+        }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Tree {
+impl<'de> Visitor<'de> for Tree<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -146,7 +170,7 @@ impl<'de> Visitor<'de> for Tree {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(Tree)? {
+        while let Some(item) = seq.next_element_seed(self)? {
             items.push(item);
         }
         Ok(Value::Array(items))
@@ -158,7 +182,7 @@ impl<'de> Visitor<'de> for Tree {
             if members.contains_key(&name) {
                 return Err(twice(&name));
             }
-            let value = map.next_value_seed(Tree)?;
+            let value = map.next_value_seed(self)?;
             members.insert(name, value);
         }
         Ok(Value::Object(members))
@@ -243,6 +267,10 @@ mod tests {
             );
         }
         assert!(matches!(parse(b"{\"a\":\"\xff\"}"), Err(Fault::Syntax(_))));
+        let many = format!("{{\"a\":[{}1]}}", "1,".repeat(VALUES_MAX as usize));
+        assert!(syntax(&many).contains("more than 1048576 values"));
+        let long = format!("{{\"model\":\"{}\"}}", "m".repeat(MODEL_BYTES_MAX + 1));
+        assert_eq!(parse(long.as_bytes()).err(), Some(long_model()));
     }
 
     #[test]

@@ -8,10 +8,7 @@ use futures_util::stream;
 use memchr::memmem;
 use multer::{Constraints, Multipart, SizeLimit, parse_boundary};
 
-use super::json::{Fault, Model};
-
-/// Longer than any model's name.
-const FIELD_BYTES_MAX: u64 = 64 << 10;
+use super::json::{Fault, MODEL_BYTES_MAX, Model, long_model};
 
 /// Finds the part named `model`, if there is one.
 pub async fn model(content_type: &str, body: &Bytes) -> Result<Option<Model>, Fault> {
@@ -20,9 +17,9 @@ pub async fn model(content_type: &str, body: &Bytes) -> Result<Option<Model>, Fa
         param: None,
     };
     let boundary = parse_boundary(content_type).map_err(wrong)?;
-    let limits = Constraints::new().size_limit(SizeLimit::new().for_field("model", FIELD_BYTES_MAX));
+    let limits = Constraints::new().size_limit(SizeLimit::new().for_field("model", MODEL_BYTES_MAX as u64));
     let once = stream::iter([Ok::<_, Infallible>(body.clone())]);
-    let mut parts = Multipart::with_constraints(once, boundary, limits);
+    let mut parts = Multipart::with_constraints(once, boundary.clone(), limits);
     let mut found: Option<Model> = None;
     while let Some(part) = parts.next_field().await.map_err(wrong)? {
         if part.name() != Some("model") {
@@ -34,8 +31,11 @@ pub async fn model(content_type: &str, body: &Bytes) -> Result<Option<Model>, Fa
                 param: Some("model"),
             });
         }
-        let name = part.text().await.map_err(wrong)?;
-        let span = place(body, &name).ok_or_else(|| Fault::Shape {
+        let name = match part.text().await {
+            Err(multer::Error::FieldSizeExceeded { .. }) => return Err(long_model()),
+            text => text.map_err(wrong)?,
+        };
+        let span = place(body, &boundary, &name).ok_or_else(|| Fault::Shape {
             message: "the part `model` must be plain UTF-8 text".to_owned(),
             param: Some("model"),
         })?;
@@ -44,13 +44,19 @@ pub async fn model(content_type: &str, body: &Bytes) -> Result<Option<Model>, Fa
     Ok(found)
 }
 
-/// Where the part's text stands in the body: after the header that names it and the blank line.
-fn place(body: &[u8], name: &str) -> Option<Range<usize>> {
-    let header =
-        [&b"name=\"model\""[..], b"name=model"].into_iter().find_map(|header| memmem::find(body, header))?;
-    let start = header + memmem::find(&body[header..], b"\r\n\r\n")? + 4;
-    let end = start + name.len();
-    (body.get(start..end)? == name.as_bytes() && body[end..].starts_with(b"\r\n--")).then_some(start..end)
+/// Where the part's text stands in the body. No file can hold the boundary, so what stands behind one is a header.
+fn place(body: &[u8], boundary: &str, name: &str) -> Option<Range<usize>> {
+    let delimiter = format!("--{boundary}\r\n");
+    memmem::find_iter(body, delimiter.as_bytes()).find_map(|at| {
+        let head = at + delimiter.len();
+        let start = head + memmem::find(&body[head..], b"\r\n\r\n")? + 4;
+        let is_model = [&b"name=\"model\""[..], b"name=model"]
+            .iter()
+            .any(|it| memmem::find(&body[head..start], it).is_some());
+        let end = start + name.len();
+        let is_text = body.get(start..end)? == name.as_bytes() && body[end..].starts_with(b"\r\n--");
+        (is_model && is_text).then_some(start..end)
+    })
 }
 
 /// The body with another model's name in its part, every other byte as it was.
@@ -71,11 +77,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_model_is_found_and_replaced() {
-        let body = form(&[("file", "\r\n\r\nabc"), ("model", "whisper-1"), ("language", "en")]);
+        let file = "name=\"model\"\r\n\r\nwhisper-1\r\n--";
+        let body = form(&[("file", file), ("model", "whisper-1"), ("language", "en")]);
         let found = model("multipart/form-data; boundary=X", &body).await.expect("a form").expect("a model");
         assert_eq!(found.name, "whisper-1");
         let renamed = rename(&body, &found, "base.en");
-        assert_eq!(renamed, form(&[("file", "\r\n\r\nabc"), ("model", "base.en"), ("language", "en")]));
+        assert_eq!(renamed, form(&[("file", file), ("model", "base.en"), ("language", "en")]));
         let none = model("multipart/form-data; boundary=X", &form(&[("file", "abc")])).await.expect("a form");
         assert_eq!(none, None);
     }

@@ -59,6 +59,11 @@ impl Watch {
         self.ended && !self.failed
     }
 
+    /// Whether an event said that something failed.
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }

@@ -17,7 +17,8 @@ pub struct Usage {
 }
 
 /// The union of the shapes that report usage: OpenAI's chat and completions, responses, Anthropic's messages (whole,
-/// `message_start`, `message_delta`), llama.cpp's own. Members of other types are taken as absent.
+/// `message_start`, `message_delta`), llama.cpp's own. A document with a member of another type tells
+/// nothing.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Report {
@@ -131,7 +132,7 @@ impl Usage {
         );
         // Anthropic's `input_tokens` leaves out what was cached.
         let input = match counts.cache_read_input_tokens {
-            Some(cached) => counts.input_tokens.map(|input| input + cached),
+            Some(cached) => counts.input_tokens.map(|input| input.saturating_add(cached)),
             None => counts.input_tokens,
         };
         replace(&mut self.prompt_tokens, counts.prompt_tokens.or(input).filter(|&n| n > 0));
@@ -142,7 +143,7 @@ impl Usage {
         replace(&mut self.prefill_ms, timings.prompt_ms);
         replace(&mut self.generation_ms, timings.predicted_ms);
         replace(&mut self.cached_prompt_tokens, timings.cache_n);
-        let prompt = timings.prompt_n.map(|prompt| prompt + timings.cache_n.unwrap_or(0));
+        let prompt = timings.prompt_n.map(|prompt| prompt.saturating_add(timings.cache_n.unwrap_or(0)));
         replace(&mut self.prompt_tokens, prompt);
         replace(&mut self.completion_tokens, timings.predicted_n);
     }
@@ -181,6 +182,8 @@ mod tests {
         let completed = r#"{"type":"response.completed","response":{"status":"completed","usage":{"input_tokens":9,
             "output_tokens":3,"input_tokens_details":{"cached_tokens":4}}}}"#;
         assert_eq!(read(&[completed]), some(9, 3, 4, "completed"));
+        let absurd = r#"{"timings":{"prompt_n":18446744073709551615,"cache_n":1}}"#;
+        assert_eq!(read(&[absurd]).0, Some(u64::MAX));
         assert_eq!(read(&["nonsense", "[]", r#"{"usage":7}"#]), (None, None, None, None));
     }
 }

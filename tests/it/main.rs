@@ -22,3 +22,4 @@ mod cors;
 mod observe;
 mod config_cli;
 mod living;
+mod docs;

@@ -97,6 +97,22 @@ fn the_least_busy_server_that_is_up_is_picked_and_returned_on_drop() {
 }
 
 #[test]
+fn servers_in_turn_get_their_shares() {
+    let mut spec = upstream("a", &["http://one", "http://two", "http://three"]);
+    spec.balance = Balance::RoundRobin;
+    spec.servers[1].weight = 2;
+    let fleet = Fleet::new(vec![spec], Vec::new());
+    let group = &fleet.upstreams[0];
+    let turn =
+        || group.pick(&[], 7).map(|lease| lease.server().spec.name.trim_start_matches("http://").to_owned());
+    let turns: Vec<_> = (0..8).filter_map(|_| turn()).collect();
+    assert_eq!(turns, ["one", "two", "two", "three", "one", "two", "two", "three"]);
+    group.servers[1].note(Sign::Fault);
+    let turns: Vec<_> = (0..2).filter_map(|_| turn()).collect();
+    assert_eq!(turns, ["one", "three"]);
+}
+
+#[test]
 fn a_fault_forgets_what_the_server_reported() {
     let fleet = Fleet::new(vec![upstream("a", &["http://one", "http://two"])], Vec::new());
     let group = &fleet.upstreams[0];

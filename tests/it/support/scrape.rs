@@ -16,6 +16,12 @@ impl Scrape {
         self.text.lines().any(|line| line.starts_with(&format!("# TYPE {name} ")))
     }
 
+    /// The families whose names begin so, without that beginning.
+    pub(crate) fn families(&self, prefix: &str) -> Vec<&str> {
+        let types = self.text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        types.filter_map(|name| name.strip_prefix(prefix)).collect()
+    }
+
     /// Whether a series with these labels, among others, is there.
     pub(crate) fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
         self.series(name, labels).next().is_some()

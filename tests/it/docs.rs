@@ -1,0 +1,64 @@
+//! What the pages say is what the gateway does: their commands run, their tables are complete.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::gateway::{self, Gateway, run};
+use crate::support::llama;
+
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The `curl` commands of a page's shell blocks.
+fn curls(page: &str) -> Vec<&str> {
+    let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    blocks.flat_map(str::lines).map(str::trim).filter(|line| line.starts_with("curl ")).collect()
+}
+
+async fn passes(gateway: &Gateway, command: &str) {
+    let here = command.replace("localhost:9001", &gateway.address().to_string());
+    let output = Command::new("sh").arg("-c").arg(here.replace("curl ", "curl --fail -sS ")).output();
+    let output = output.expect("sh and curl are there");
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_curl_command_works() {
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::bare(&llama.url()).start().await;
+    let pages = ["README.md", "docs/OBSERVE.md"].map(page);
+    let commands: Vec<&str> = pages.iter().flat_map(|page| curls(page)).collect();
+    assert!(commands.len() >= 3, "{commands:?}");
+    for command in commands {
+        passes(&gateway, command).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_metrics_is_complete() {
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::before(&llama).start().await;
+    let scrape = gateway.scrape().await;
+    let page = page("docs/OBSERVE.md");
+    let mut rows: Vec<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("| `ai_gateway_")?.split('`').next()).collect();
+    for row in &rows {
+        assert!(scrape.has_family(&format!("ai_gateway_{row}")), "{row} is on the page alone");
+    }
+    rows.sort_unstable();
+    let mut families = scrape.families("ai_gateway_");
+    families.sort_unstable();
+    assert_eq!(families, rows, "the page has one row for each family");
+}
+
+#[test]
+fn the_file_in_the_readme_is_right() {
+    let readme = page("README.md");
+    let yaml = readme.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a file");
+    let folder = gateway::Folder::new("readme");
+    let file = folder.file("gateway.yaml", &yaml.replace('…', &"0".repeat(64)));
+    let output = run(&["check", file.to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
