@@ -5,9 +5,11 @@ mod control;
 mod key;
 mod entry;
 mod store;
+mod flight;
 
 pub use control::Control;
 pub use entry::{Entry, Recording};
+pub use flight::{Boarding, Flight, Flights, Follower, Head, Landing, Leader, News};
 pub use key::{Form, Key, Question};
 pub use policy::{Answers, CachePolicy, Scope};
 pub use store::{Holding, Store};

@@ -3,14 +3,14 @@
 //! Path and method, address, key, request limits, body, model, cache. Start reading here.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use http::{Method, header};
 use pingora_proxy::Session;
 
 use crate::auth::presented;
-use crate::cache::{Control, Entry, Form, Question, Scope};
+use crate::cache::{Boarding, Control, Entry, Follower, Form, Question, Scope};
 use crate::observe::CacheOutcome;
 use crate::route::Resolved;
 use crate::wire::{self, Astray, BodyKind, Document, Endpoint, HEADERS_KEYED, Model, Own, Target, Work};
@@ -31,6 +31,8 @@ pub(super) enum Verdict {
     Own(Own),
     /// The answer is kept.
     Hit(Arc<Entry>),
+    /// Another caller's request is producing it.
+    Follow(Follower<Refusal>),
     /// A server answers.
     Forward(Job),
 }
@@ -65,7 +67,7 @@ pub(super) async fn admit(
     let permit = gateway.gate.admit(key, gateway.clock.now());
     ctx.asked.level = permit.as_ref().map_or_else(|refused| refused.level, |permit| permit.level);
     let permit = permit.map_err(Refusal::Limited)?;
-    ctx.guards.permit = Some(permit);
+    *ctx.guards.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
 
     let endpoint = match target {
         Target::Own(own) => return Ok(Verdict::Own(own)),
@@ -89,6 +91,25 @@ pub(super) async fn admit(
     }
     if control.only_if_cached {
         return Err(Refusal::NotCached.into());
+    }
+    // A fresh answer is asked for: one that is being made may be older than the asking.
+    if let Some(keep) = keep.filter(|_| !control.no_cache) {
+        let look_up = || gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max);
+        match gateway.flights.board(keep.key, look_up) {
+            Boarding::Fresh(entry) => {
+                ctx.asked.cache = CacheOutcome::Hit;
+                return Ok(Verdict::Hit(entry));
+            }
+            Boarding::Busy(follower) => {
+                ctx.asked.cache = CacheOutcome::Shared;
+                ctx.asked.cache_detail = "fwd=uri-miss; collapsed";
+                return Ok(Verdict::Follow(follower));
+            }
+            Boarding::Lead(leader) => {
+                ctx.flight = Some(Arc::clone(leader.flight()));
+                ctx.leads = Some(leader);
+            }
+        }
     }
     if keep.is_some() {
         ctx.asked.cache = CacheOutcome::Miss;

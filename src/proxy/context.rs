@@ -2,13 +2,13 @@
 //! when this is dropped, however the caller leaves.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::Method;
 
-use crate::cache::Key;
+use crate::cache::{Flight, Key, Landing, Leader};
 use crate::limit::{Level, Permit};
 use crate::observe::CacheOutcome;
 use crate::route::{Lease, Resolved, Server};
@@ -31,6 +31,10 @@ pub struct Context {
     pub(super) route: Route,
     /// The answer on its way, from its header on.
     pub(super) tap: Option<Tap>,
+    /// The flight that it leads, until it lands.
+    pub(super) leads: Option<Leader<Refusal>>,
+    /// That flight, to the end.
+    pub(super) flight: Option<Arc<Flight<Refusal>>>,
     /// Where the caller's own session is while it is wrapped.
     pub(super) slot: Slot,
     pub(super) guards: Guards,
@@ -122,9 +126,17 @@ pub(super) struct Route {
 /// What must be given back.
 #[derive(Debug, Default)]
 pub(super) struct Guards {
-    pub(super) permit: Option<Permit>,
+    /// Shared with the session wrapper: a caller that leaves gives it back, though its answer may go on for others.
+    pub(super) permit: PermitSlot,
     pub(super) body: Option<BodyShare>,
     pub(super) in_flight: Option<InFlight>,
+}
+
+pub(super) type PermitSlot = Arc<Mutex<Option<Permit>>>;
+
+/// Takes out what is in a slot.
+pub(super) fn vacate(slot: &PermitSlot) -> Option<Permit> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Counts a request as in flight.
@@ -175,15 +187,30 @@ impl Context {
             job: None,
             route: Route::default(),
             tap: None,
+            leads: None,
+            flight: None,
             slot: Slot::default(),
             guards: Guards::default(),
         }
     }
 
+    /// Says how the flight that this request leads has ended. Keep the answer before, if it is to be kept.
+    pub(super) fn land(&mut self, landing: Landing<Refusal>) {
+        if let Some(leader) = self.leads.take() {
+            leader.land(landing);
+        }
+    }
+
+    /// Whether the caller left before its answer was whole.
+    pub(super) fn has_left(&self) -> bool {
+        let hidden = self.flight.as_ref().is_some_and(|flight| flight.leader_is_gone());
+        hidden || (self.told.left && !self.told.complete)
+    }
+
     /// Gives back what the request holds of servers and limits, as soon as its answer has ended.
     pub(super) fn release(&mut self) {
         self.route.lease = None;
-        self.guards.permit = None;
+        drop(vacate(&self.guards.permit));
         self.guards.body = None;
     }
 }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::{FailToProxy, Session};
 
+use crate::cache::Landing;
 use crate::observe::Phase;
 
 use super::context::Context;
@@ -46,6 +47,7 @@ pub(super) fn cut(ctx: &mut Context, body: &mut Option<Bytes>) -> Result<()> {
     let error = respond::broken_stream(&BROKE_OFF, ctx.arrival.protocol);
     let last = ctx.tap.as_ref().and_then(|tap| tap.last_event(&error));
     ctx.route.failure = Some(BROKE_OFF);
+    ctx.land(Landing::Broken(BROKE_OFF));
     let Some(event) = last else {
         return Error::e_explain(ErrorType::ConnectionClosed, "an answer without an end")
             .map_err(|error: Box<Error>| error.into_up());
@@ -71,6 +73,10 @@ pub(super) async fn end(
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
     let failure = ctx.route.failure.get_or_insert(BROKE_OFF).clone();
+    ctx.land(Landing::Broken(failure.clone()));
+    if ctx.has_left() {
+        return FailToProxy { error_code: 0, can_reuse_downstream: false };
+    }
     if !begun {
         // Not reached by a way that is known; better a plain answer than none.
         let _ = respond::refuse(gateway, session, ctx, failure).await;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::auth::Keyring;
-use crate::cache::{Answers, Store};
+use crate::cache::{Answers, Flights, Store};
 use crate::config::{AccessLog, LogFormat, Settings};
 use crate::limit::{Gate, Limit};
 use crate::observe::{ANYBODY, Labels, Metrics, Sink, Writer};
 use crate::route::{Fleet, Server, Sign, Turn};
 
 use super::clock::Clock;
+use super::refusal::Refusal;
 
 pub struct Gateway {
     pub settings: Settings,
@@ -19,6 +20,7 @@ pub struct Gateway {
     pub keyring: Option<Keyring>,
     pub gate: Gate,
     pub store: Store,
+    pub(super) flights: Flights<Refusal>,
     pub fleet: Fleet,
     pub metrics: Metrics,
     pub log: Writer,
@@ -55,6 +57,7 @@ impl Gateway {
                 settings.limits.ip,
             ),
             store: Store::new(settings.cache),
+            flights: Flights::default(),
             log: Writer::open(&sink, metrics.log_lines_dropped.clone())?,
             log_format: settings.log.format,
             clock: Clock::start(),

@@ -16,6 +16,7 @@ mod clock;
 mod context;
 mod cors;
 mod failure;
+mod follow;
 mod forward;
 mod gateway;
 pub(crate) mod own;
@@ -26,6 +27,7 @@ mod session;
 mod settle;
 mod tap;
 mod timing;
+mod wait;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+use crate::cache::Landing;
 use crate::wire::Own;
 
 use self::admit::Verdict;
@@ -88,6 +91,7 @@ impl ProxyHttp for Proxy {
                 return Ok(false);
             }
             Ok(Verdict::Hit(entry)) => respond::hit(gateway, session, ctx, &entry).await?,
+            Ok(Verdict::Follow(follower)) => follow::follow(gateway, session, ctx, follower).await?,
             Ok(Verdict::Preflight) => respond::preflight(gateway, session, ctx).await?,
             Ok(Verdict::Own(own)) => answer_own(gateway, session, ctx, own).await?,
             Err(Stop::Refused(refusal)) => respond::refuse(gateway, session, ctx, refusal).await?,
@@ -102,13 +106,7 @@ impl ProxyHttp for Proxy {
             return Ok(false);
         }
         if let Some(job) = &ctx.job {
-            session::wrap(
-                session,
-                job.body.clone(),
-                Arc::clone(&ctx.route.timing),
-                Arc::clone(&self.0),
-                &ctx.slot,
-            );
+            session::wrap(session, &self.0, job.body.clone(), ctx);
         }
         Ok(true)
     }
@@ -142,6 +140,9 @@ impl ProxyHttp for Proxy {
         forward::check_credentials(answer.status)?;
         if let Some(job) = &ctx.job {
             let framed = tap::is_framed(answer);
+            if let Some(leader) = &ctx.leads {
+                leader.head(tap::head(answer));
+            }
             ctx.tap = Some(Tap::new(job, answer, framed, self.0.store.entry_bytes_max()));
         }
         Ok(())
@@ -166,6 +167,7 @@ impl ProxyHttp for Proxy {
         if is_bodiless(answer) {
             // No body filter will see its end.
             ctx.told.complete = true;
+            ctx.land(Landing::Whole);
             ctx.release();
             settle::count(&self.0, ctx);
         }
@@ -293,12 +295,15 @@ fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_s
         ctx.route.timing.byte(now);
         ctx.told.first_byte.get_or_insert(now.saturating_sub(ctx.arrival.begun));
         tap.chunk(chunk);
+        if let Some(leader) = &ctx.leads {
+            leader.push(chunk);
+        }
     }
     if !end_of_stream {
         return Ok(());
     }
     match tap.end() {
-        End::Whole => Ok(()),
+        End::Whole => {}
         // Kept before the last byte goes out: the very next request finds it.
         End::Keep(kept) => {
             let unchanged = |job: &Job| {
@@ -307,12 +312,10 @@ fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_s
             if ctx.job.as_ref().is_some_and(unchanged) {
                 gateway.store.keep(kept.key, kept.content_type, kept.body, now);
             }
-            Ok(())
         }
-        End::Cut => failure::cut(ctx, body),
-        End::Failed => {
-            ctx.told.failed = true;
-            Ok(())
-        }
+        End::Cut => return failure::cut(ctx, body),
+        End::Failed => ctx.told.failed = true,
     }
+    ctx.land(Landing::Whole);
+    Ok(())
 }

@@ -10,7 +10,7 @@ use pingora::http::ResponseHeader;
 use pingora::{Error, Result};
 use pingora_proxy::Session;
 
-use crate::cache::Entry;
+use crate::cache::{Entry, Landing};
 use crate::observe::milliseconds;
 use crate::wire::Protocol;
 
@@ -77,6 +77,7 @@ pub(super) fn replaced_body(ctx: &Context) -> Option<Bytes> {
 }
 
 fn note(gateway: &Gateway, ctx: &mut Context, refusal: Refusal, status: StatusCode) {
+    ctx.land(Landing::Broken(refusal.clone()));
     if let Some(limit) = refusal.limit() {
         gateway.metrics.refused(limit.name());
     }
@@ -154,7 +155,7 @@ pub(super) async fn preflight(gateway: &Gateway, session: &mut Session, ctx: &mu
     sent.map_err(|error| left(ctx, error))
 }
 
-async fn send(
+pub(super) async fn send(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Context,
@@ -186,7 +187,7 @@ async fn send(
     }
 }
 
-fn left(ctx: &mut Context, error: Box<Error>) -> Box<Error> {
+pub(super) fn left(ctx: &mut Context, error: Box<Error>) -> Box<Error> {
     ctx.told.left = true;
     error.into_down()
 }

@@ -3,11 +3,14 @@
 //! Pingora 0.9.1 gives a body that was read ahead back only up to 64 KiB, and has one timeout for everything a server
 //! sends. The wrapper is a session of Pingora's custom kind that hands all else to the real one: it offers the whole
 //! body as Pingora's retry buffer (shared, not copied; any framing, any number of tries), and while it watches for a
-//! caller that leaves it watches the answer's timeouts too. `pingora_core::protocols::http::custom` is not a
-//! documented interface, hence the exact version in Cargo.toml.
+//! caller that leaves it watches the answer's timeouts too. Where others follow the answer, it hides from Pingora
+//! that the caller left, or that it reads slowly, until the last of them has left too.
+//! `pingora_core::protocols::http::custom` is not a documented interface, hence the exact version in Cargo.toml.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,9 +28,16 @@ use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 use tokio::time::Sleep;
 
-use super::clock::Clock;
+use crate::cache::Flight;
+
+use super::context::{Context, PermitSlot, vacate};
 use super::gateway::Gateway;
+use super::refusal::Refusal;
 use super::timing::{Late, Timing};
+use super::wait::{late, poll_write, watch};
+
+/// What a caller may be behind those who follow its answer.
+const LAG_BYTES_MAX: usize = 4 << 20;
 
 /// Where the real session comes back to when the wrapper is taken off.
 pub(super) type Slot = Arc<Mutex<Option<HttpSession>>>;
@@ -38,15 +48,20 @@ pub(super) fn late_error(late: Late) -> ErrorType {
 }
 
 /// Puts the wrapper on, with the body that Pingora is to send.
-pub(super) fn wrap(
-    session: &mut Session,
-    body: Bytes,
-    timing: Arc<Timing>,
-    gateway: Arc<Gateway>,
-    slot: &Slot,
-) {
+pub(super) fn wrap(session: &mut Session, gateway: &Arc<Gateway>, body: Bytes, ctx: &Context) {
     let inner = std::mem::replace(&mut *session.downstream_session, nobody());
-    let wrapper = Wrapper { inner: Some(inner), body, timing, gateway, sleep: None, slot: Arc::clone(slot) };
+    let wrapper = Wrapper {
+        inner: Some(inner),
+        body,
+        timing: Arc::clone(&ctx.route.timing),
+        gateway: Arc::clone(gateway),
+        sleep: None,
+        slot: Arc::clone(&ctx.slot),
+        flight: ctx.flight.clone(),
+        permit: Arc::clone(&ctx.guards.permit),
+        hidden: false,
+        lag_bytes: 0,
+    };
     *session.downstream_session = HttpSession::new_custom(Box::new(wrapper));
 }
 
@@ -73,6 +88,13 @@ struct Wrapper {
     gateway: Arc<Gateway>,
     sleep: Option<Pin<Box<Sleep>>>,
     slot: Slot,
+    /// The flight that this request leads.
+    flight: Option<Arc<Flight<Refusal>>>,
+    permit: PermitSlot,
+    /// The caller is gone, and the answer goes on for its followers: nothing more is read from it or written to it.
+    hidden: bool,
+    /// Bytes that were queued for a caller that takes them slower than its followers.
+    lag_bytes: usize,
 }
 
 impl Drop for Wrapper {
@@ -89,39 +111,78 @@ impl Wrapper {
     fn inner_mut(&mut self) -> &mut HttpSession {
         self.inner.as_mut().expect("the session is taken on drop alone")
     }
-}
 
-/// Waits until the answer is late. Progress does not touch the timer: it is asked when the timer rings.
-async fn late(timing: &Timing, clock: Clock, sleep: &mut Option<Pin<Box<Sleep>>>) -> Late {
-    loop {
-        let Some((due, late)) = timing.due() else { return std::future::pending().await };
-        let now = clock.now();
-        if due <= now {
-            return late;
+    /// Takes in that the caller is gone. True: others follow its answer, and it goes on for them.
+    fn hide(&mut self) -> bool {
+        let goes_on = self.flight.as_ref().is_some_and(|flight| flight.leader_leaves());
+        if goes_on {
+            self.hidden = true;
+            self.inner_mut().set_keepalive(None);
+            drop(vacate(&self.permit));
         }
-        let deadline = tokio::time::Instant::now() + (due - now);
-        match sleep {
-            Some(timer) if timer.is_elapsed() || timer.deadline() > deadline => {
-                timer.as_mut().reset(deadline)
+        goes_on
+    }
+
+    fn is_followed(&self) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.followers() > 0)
+    }
+
+    /// Writes at the caller's pace, or, where others follow, at theirs: what the caller does not take at once is
+    /// queued, up to a bound, and then the caller is cut.
+    async fn write(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+        if !self.inner().has_pending_downstream_proxy_tasks() && !self.is_followed() {
+            return self.inner_mut().response_duplex_vec(tasks).await;
+        }
+        let ends = tasks.iter().any(HttpTask::is_end);
+        for task in tasks {
+            if let HttpTask::Body(Some(chunk), _) = &task {
+                self.lag_bytes += chunk.len();
             }
-            Some(_) => {}
-            None => *sleep = Some(Box::pin(tokio::time::sleep_until(deadline))),
+            self.inner_mut().send_downstream_proxy_task(task);
         }
-        if let Some(timer) = sleep {
-            timer.as_mut().await;
+        let written = poll_fn(|cx| Poll::Ready(poll_write(self.inner_mut(), cx))).await;
+        match written {
+            Poll::Ready(written) => {
+                self.lag_bytes = 0;
+                written?;
+            }
+            Poll::Pending if self.lag_bytes > LAG_BYTES_MAX => {
+                return Error::e_explain(
+                    ErrorType::WriteTimedout,
+                    "the caller is too far behind its followers",
+                );
+            }
+            Poll::Pending => {}
         }
+        Ok(ends)
     }
 }
 
 #[async_trait]
 impl CustomSession for Wrapper {
     async fn read_body_or_idle(&mut self, _no_body_expected: bool) -> Result<Option<Bytes>> {
-        let Self { inner, timing, gateway, sleep, .. } = self;
-        let inner = inner.as_mut().expect("the session is taken on drop alone");
-        tokio::select! {
-            biased;
-            read = inner.read_body_or_idle(true) => read,
-            late = late(timing, gateway.clock, sleep) => Error::e_explain(late_error(late), late.what()),
+        loop {
+            let Self { inner, timing, gateway, sleep, flight, hidden, .. } = self;
+            let late = late(timing, gateway.clock, sleep);
+            if let (true, Some(flight)) = (*hidden, flight) {
+                return tokio::select! {
+                    biased;
+                    () = flight.abandoned() => Error::e_explain(ErrorType::ConnectionClosed, "the last follower left"),
+                    late = late => Error::e_explain(late_error(late), late.what()),
+                };
+            }
+            let inner = inner.as_mut().expect("the session is taken on drop alone");
+            let left = tokio::select! {
+                biased;
+                read = watch(inner) => match read {
+                    Err(left) => left,
+                    read => return read,
+                },
+                late = late => return Error::e_explain(late_error(late), late.what()),
+            };
+            if !self.hide() {
+                return Err(left);
+            }
         }
     }
 
@@ -175,11 +236,25 @@ impl CustomSession for Wrapper {
         self.inner_mut().write_response_trailers(trailers).await
     }
 
-    async fn response_duplex_vec(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
+    async fn response_duplex_vec(&mut self, mut tasks: Vec<HttpTask>) -> Result<bool> {
         if !self.gateway.is_ready() {
             self.inner_mut().set_keepalive(None);
         }
-        let ended = self.inner_mut().response_duplex_vec(tasks).await?;
+        // The server's failure is nobody's leaving.
+        let failed = tasks.pop_if(|task| matches!(task, HttpTask::Failed(_)));
+        let ends = tasks.iter().any(HttpTask::is_end);
+        let written = match tasks.is_empty() || self.hidden {
+            true => Ok(ends),
+            false => self.write(tasks).await,
+        };
+        let ended = match written {
+            Ok(ended) => ended,
+            Err(_) if self.hide() => ends,
+            Err(left) => return Err(left.into_down()),
+        };
+        if let Some(HttpTask::Failed(error)) = failed {
+            return Err(error);
+        }
         // The time that the caller took to take them is not the server's silence.
         self.timing.byte(self.gateway.clock.now());
         Ok(ended)
@@ -222,6 +297,12 @@ impl CustomSession for Wrapper {
     }
 
     async fn finish(&mut self) -> Result<()> {
+        if self.hidden {
+            return Ok(());
+        }
+        while self.inner().has_pending_downstream_proxy_tasks() {
+            self.inner_mut().write_downstream_proxy_tasks().await?;
+        }
         self.inner_mut().finish_body().await
     }
 

@@ -38,7 +38,7 @@ pub(super) fn count(gateway: &Gateway, ctx: &mut Context) {
 }
 
 fn status(ctx: &Context) -> u16 {
-    if ctx.told.left && !ctx.told.complete { CLIENT_CLOSED_REQUEST } else { ctx.told.status }
+    if ctx.has_left() { CLIENT_CLOSED_REQUEST } else { ctx.told.status }
 }
 
 fn usage(ctx: &Context) -> Usage {
@@ -78,7 +78,7 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
         limit: refusal.and_then(|refusal| refusal.limit()).map(|limit| limit.name()),
         cache: asked.cache.name(),
         stream: asked.stream,
-        complete: told.complete,
+        complete: told.complete && !ctx.has_left(),
         finish_reason: usage.finish_reason.as_deref(),
         queue_ms: 0.0,
         ttft_ms: told.first_byte.map(milliseconds),

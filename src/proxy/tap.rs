@@ -7,7 +7,7 @@ use pingora::http::ResponseHeader;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::cache::{Key, Recording};
+use crate::cache::{Head, Key, Recording};
 use crate::wire::{BodyKind, Usage, Watch, error_event};
 
 use super::context::Job;
@@ -86,11 +86,20 @@ pub(super) fn is_framed(answer: &ResponseHeader) -> bool {
         || answer.headers.contains_key(header::TRANSFER_ENCODING)
 }
 
+/// What followers are told of an answer before its bytes.
+pub(super) fn head(answer: &ResponseHeader) -> Head {
+    Head { status: answer.status, content_type: content_type(answer) }
+}
+
+fn content_type(answer: &ResponseHeader) -> Bytes {
+    let value = answer.headers.get(header::CONTENT_TYPE);
+    value.map(|value| Bytes::copy_from_slice(value.as_bytes())).unwrap_or_default()
+}
+
 impl Tap {
     /// Begins with the answer's header. `framed`: by the server itself ([`is_framed`]).
     pub(super) fn new(job: &Job, answer: &ResponseHeader, framed: bool, entry_bytes_max: usize) -> Self {
-        let value = |name| answer.headers.get(name).map(|value| Bytes::copy_from_slice(value.as_bytes()));
-        let content_type = value(header::CONTENT_TYPE).unwrap_or_default();
+        let content_type = content_type(answer);
         let ok = answer.status == StatusCode::OK;
         let form = match content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii() {
             b"text/event-stream" if ok => Form::Stream(Watch::new(job.endpoint.protocol)),

@@ -1,0 +1,351 @@
+//! Answers that are being made: who asks for one meanwhile joins it.
+//!
+//! A flight gathers the chunks of one answer, shared with the answer on its way and not copied, and gives them to any
+//! number of followers, each at its own pace. Its first caller, the leader, may leave while others follow; when the
+//! last one has, the flight is closed and nobody can join it any more. Whether an answer is kept, being made or to be
+//! made is one question, asked under one lock (Varnish's `HSH_Lookup`): so two never make the same answer.
+//!
+//! Locks: the map of flights first, then a flight's state.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use http::StatusCode;
+use tokio::sync::watch;
+
+use super::key::Key;
+
+/// A larger answer is not shared further.
+const FLIGHT_BYTES_MAX: usize = 64 << 20;
+
+type Map<E> = Arc<Mutex<HashMap<Key, Arc<Flight<E>>>>>;
+
+/// All answers that are being made. `E` is why one cannot be.
+pub struct Flights<E>(Map<E>);
+
+/// What there is for a key.
+pub enum Boarding<E, T> {
+    /// The answer, kept.
+    Fresh(T),
+    /// Somebody is making it.
+    Busy(Follower<E>),
+    /// Nobody is: the caller makes it.
+    Lead(Leader<E>),
+}
+
+/// How an answer's making ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Landing<E> {
+    Whole,
+    /// It could not be made, or broke off.
+    Broken(E),
+    /// Its leader is no more, or it is too large to be shared.
+    Lost,
+}
+
+/// What an answer begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    pub status: StatusCode,
+    pub content_type: Bytes,
+}
+
+/// One answer in the making.
+pub struct Flight<E> {
+    key: Key,
+    map: Map<E>,
+    state: Mutex<State<E>>,
+    /// Rings whenever the state changes.
+    bell: watch::Sender<()>,
+}
+
+struct State<E> {
+    head: Option<Head>,
+    chunks: Vec<Bytes>,
+    bytes: usize,
+    landing: Option<Landing<E>>,
+    followers: usize,
+    leader_gone: bool,
+}
+
+impl<E: Clone> Default for Flights<E> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<E: Clone> Flights<E> {
+    /// Boards the flight of this key, unless `look_up` finds the answer, or begins one.
+    pub fn board<T>(&self, key: Key, look_up: impl FnOnce() -> Option<T>) -> Boarding<E, T> {
+        let mut map = lock(&self.0);
+        if let Some(flight) = map.get(&key) {
+            let flight = Arc::clone(flight);
+            flight.state().followers += 1;
+            let bell = flight.bell.subscribe();
+            return Boarding::Busy(Follower { flight, bell, seen: Seen::default() });
+        }
+        // An answer is kept before its flight is taken from the map, so between the two it cannot be missed.
+        if let Some(found) = look_up() {
+            return Boarding::Fresh(found);
+        }
+        let state = State {
+            head: None,
+            chunks: Vec::new(),
+            bytes: 0,
+            landing: None,
+            followers: 0,
+            leader_gone: false,
+        };
+        let bell = watch::Sender::new(());
+        let flight = Arc::new(Flight { key, map: Arc::clone(&self.0), state: Mutex::new(state), bell });
+        map.insert(key, Arc::clone(&flight));
+        Boarding::Lead(Leader(flight))
+    }
+}
+
+impl<E> Flight<E> {
+    fn state(&self) -> MutexGuard<'_, State<E>> {
+        lock(&self.state)
+    }
+
+    pub fn followers(&self) -> usize {
+        self.state().followers
+    }
+
+    pub fn leader_is_gone(&self) -> bool {
+        self.state().leader_gone
+    }
+
+    /// The leader's caller leaves. True: there are others, for whom the making goes on. False: the flight is closed.
+    pub fn leader_leaves(&self) -> bool {
+        let mut map = lock(&self.map);
+        let mut state = self.state();
+        state.leader_gone = true;
+        if state.followers == 0 {
+            self.close(&mut map);
+        }
+        state.followers > 0
+    }
+
+    /// Waits until the last follower has left.
+    pub async fn abandoned(&self) {
+        let mut bell = self.bell.subscribe();
+        while self.followers() > 0 {
+            if bell.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes it from the map, so that nobody joins any more. It may have a successor there already.
+    fn close(&self, map: &mut HashMap<Key, Arc<Self>>) {
+        if map.get(&self.key).is_some_and(|flight| std::ptr::eq(flight.as_ref(), self)) {
+            map.remove(&self.key);
+        }
+    }
+
+    fn land(&self, landing: Landing<E>) {
+        let mut map = lock(&self.map);
+        let mut state = self.state();
+        if state.landing.is_none() {
+            state.landing = Some(landing);
+            self.close(&mut map);
+        }
+        drop((state, map));
+        self.bell.send_replace(());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Who makes the answer. Dropped without a landing, the flight is lost.
+pub struct Leader<E>(Arc<Flight<E>>);
+
+impl<E: Clone> Leader<E> {
+    pub fn flight(&self) -> &Arc<Flight<E>> {
+        &self.0
+    }
+
+    pub fn head(&self, head: Head) {
+        self.0.state().head = Some(head);
+        self.0.bell.send_replace(());
+    }
+
+    pub fn push(&self, chunk: &Bytes) {
+        let mut state = self.0.state();
+        state.bytes += chunk.len();
+        let too_large = state.bytes > FLIGHT_BYTES_MAX;
+        if too_large {
+            state.chunks = Vec::new();
+        } else if state.landing.is_none() {
+            state.chunks.push(chunk.clone());
+        }
+        drop(state);
+        if too_large {
+            self.0.land(Landing::Lost);
+        }
+        self.0.bell.send_replace(());
+    }
+
+    /// The answer has ended. Keep it before, if it is to be kept.
+    pub fn land(self, landing: Landing<E>) {
+        self.0.land(landing);
+    }
+}
+
+impl<E> Drop for Leader<E> {
+    fn drop(&mut self) {
+        self.0.land(Landing::Lost);
+    }
+}
+
+/// Who joined it.
+pub struct Follower<E> {
+    flight: Arc<Flight<E>>,
+    bell: watch::Receiver<()>,
+    seen: Seen,
+}
+
+/// How far a follower has come.
+#[derive(Debug, Default)]
+struct Seen {
+    head: bool,
+    chunks: usize,
+}
+
+/// What has happened since a follower last asked, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub struct News<E> {
+    pub head: Option<Head>,
+    pub chunks: Vec<Bytes>,
+    pub landing: Option<Landing<E>>,
+}
+
+impl<E: Clone> Follower<E> {
+    /// Waits for news. After a landing there are none. May be dropped at any moment: nothing is missed.
+    pub async fn next(&mut self) -> News<E> {
+        loop {
+            self.bell.borrow_and_update();
+            if let Some(news) = self.news() {
+                return news;
+            }
+            if self.bell.changed().await.is_err() {
+                return News { head: None, chunks: Vec::new(), landing: Some(Landing::Lost) };
+            }
+        }
+    }
+
+    fn news(&mut self) -> Option<News<E>> {
+        let state = self.flight.state();
+        let head = state.head.clone().filter(|_| !self.seen.head);
+        let chunks = state.chunks.get(self.seen.chunks..).unwrap_or_default().to_vec();
+        let landing = state.landing.clone();
+        drop(state);
+        self.seen.head |= head.is_some();
+        self.seen.chunks += chunks.len();
+        let any = head.is_some() || !chunks.is_empty() || landing.is_some();
+        any.then_some(News { head, chunks, landing })
+    }
+}
+
+impl<E> Drop for Follower<E> {
+    fn drop(&mut self) {
+        let mut map = lock(&self.flight.map);
+        let mut state = self.flight.state();
+        state.followers -= 1;
+        let closes = state.followers == 0 && state.leader_gone && state.landing.is_none();
+        drop(state);
+        if closes {
+            self.flight.close(&mut map);
+        }
+        drop(map);
+        self.flight.bell.send_replace(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Answer = Boarding<&'static str, ()>;
+
+    fn board(flights: &Flights<&'static str>) -> Answer {
+        flights.board([7; 32], || None)
+    }
+
+    fn lead(boarding: Answer) -> Leader<&'static str> {
+        match boarding {
+            Boarding::Lead(leader) => leader,
+            Boarding::Fresh(()) | Boarding::Busy(_) => panic!("expected to lead"),
+        }
+    }
+
+    fn follow(boarding: Answer) -> Follower<&'static str> {
+        match boarding {
+            Boarding::Busy(follower) => follower,
+            Boarding::Fresh(()) | Boarding::Lead(_) => panic!("expected to follow"),
+        }
+    }
+
+    fn chunk(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    #[tokio::test]
+    async fn whoever_joins_gets_what_there_is_and_then_follows() {
+        let flights = Flights::default();
+        let leader = lead(board(&flights));
+        leader.push(&chunk("one"));
+        let mut follower = follow(board(&flights));
+        assert_eq!(follower.next().await.chunks, ["one"]);
+        leader.push(&chunk("two"));
+        leader.push(&chunk("three"));
+        assert_eq!(follower.next().await.chunks, ["two", "three"]);
+        leader.land(Landing::Broken("why"));
+        assert_eq!(follower.next().await.landing, Some(Landing::Broken("why")));
+        lead(board(&flights));
+    }
+
+    #[tokio::test]
+    async fn the_leader_may_leave_while_others_follow() {
+        let flights = Flights::default();
+        let leader = lead(board(&flights));
+        let (one, other) = (follow(board(&flights)), follow(board(&flights)));
+        assert!(leader.flight().leader_leaves());
+        drop(one);
+        let third = follow(board(&flights));
+        drop(other);
+        drop(third);
+        leader.flight().abandoned().await;
+        let successor = lead(board(&flights));
+        leader.land(Landing::Whole);
+        let mut follower = follow(board(&flights));
+        successor.land(Landing::Whole);
+        assert_eq!(follower.next().await.landing, Some(Landing::Whole));
+    }
+
+    #[test]
+    fn a_leader_that_leaves_alone_closes_its_flight() {
+        let flights = Flights::default();
+        let leader = lead(board(&flights));
+        assert!(!leader.flight().leader_leaves());
+        let successor = lead(board(&flights));
+        drop(leader);
+        drop(follow(board(&flights)));
+        drop(successor);
+        assert!(matches!(flights.board([7; 32], || Some(())), Boarding::Fresh(())));
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_is_lost_to_its_followers() {
+        let flights = Flights::default();
+        let leader = lead(board(&flights));
+        let mut follower = follow(board(&flights));
+        leader.push(&Bytes::from(vec![0; FLIGHT_BYTES_MAX + 1]));
+        assert_eq!(follower.next().await.landing, Some(Landing::Lost));
+        lead(board(&flights));
+    }
+}

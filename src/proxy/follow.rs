@@ -1,0 +1,155 @@
+//! A caller that joined an answer in the making: all that has been sent so far at once, then as it comes. A plain
+//! answer is given when it is whole.
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use pingora::http::ResponseHeader;
+use pingora::{Error, Result};
+use pingora_proxy::Session;
+
+use crate::cache::{Follower, Head, Landing, News};
+use crate::wire::error_event;
+
+use super::context::{Context, vacate};
+use super::gateway::Gateway;
+use super::refusal::Refusal;
+use super::respond;
+use super::settle;
+
+/// What is told of a flight whose leader is no more.
+const LOST: Refusal = Refusal::UpstreamError("broke off in the middle of its answer");
+
+pub(super) async fn follow(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    mut follower: Follower<Refusal>,
+) -> Result<()> {
+    // The body's memory is the leader's business from here on.
+    ctx.guards.body = None;
+    let mut head: Option<Head> = None;
+    let mut held: Vec<Bytes> = Vec::new();
+    loop {
+        let news = next(session, ctx, &mut follower).await?;
+        head = head.or(news.head);
+        held.extend(news.chunks);
+        match (&head, news.landing) {
+            (Some(head), landing) if is_stream(head) => {
+                return stream(gateway, session, ctx, follower, head, held, landing).await;
+            }
+            (_, None) => {}
+            (Some(head), Some(Landing::Whole)) => return plain(gateway, session, ctx, head, held).await,
+            (None, Some(Landing::Whole)) | (_, Some(Landing::Lost)) => {
+                return respond::refuse(gateway, session, ctx, LOST).await;
+            }
+            (_, Some(Landing::Broken(refusal))) => {
+                return respond::refuse(gateway, session, ctx, refusal).await;
+            }
+        }
+    }
+}
+
+fn is_stream(head: &Head) -> bool {
+    head.status == StatusCode::OK && head.content_type.starts_with(b"text/event-stream")
+}
+
+/// Waits for news, or for the caller to leave.
+async fn next(
+    session: &mut Session,
+    ctx: &mut Context,
+    follower: &mut Follower<Refusal>,
+) -> Result<News<Refusal>> {
+    tokio::select! {
+        biased;
+        news = follower.next() => Ok(news),
+        gone = session.downstream_session.read_body_or_idle(true) => {
+            let gone = gone.err().unwrap_or_else(|| Error::new(pingora::ErrorType::ConnectionClosed));
+            Err(respond::left(ctx, gone))
+        }
+    }
+}
+
+async fn plain(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    head: &Head,
+    chunks: Vec<Bytes>,
+) -> Result<()> {
+    drop(vacate(&ctx.guards.permit));
+    let mut answer = ResponseHeader::build(head.status, Some(20))?;
+    answer.insert_header(header::CONTENT_TYPE, head.content_type.as_ref())?;
+    respond::send(gateway, session, ctx, answer, Bytes::from(chunks.concat())).await
+}
+
+async fn stream(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    mut follower: Follower<Refusal>,
+    head: &Head,
+    mut chunks: Vec<Bytes>,
+    mut landing: Option<Landing<Refusal>>,
+) -> Result<()> {
+    let mut answer = ResponseHeader::build(head.status, Some(20))?;
+    answer.insert_header(header::CONTENT_TYPE, head.content_type.as_ref())?;
+    answer.insert_header("x-accel-buffering", "no")?;
+    if session.req_header().version != http::Version::HTTP_10 {
+        answer.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+    }
+    respond::mark(gateway, ctx, &mut answer)?;
+    ctx.told.status = head.status.as_u16();
+    let sent = session.write_response_header(Box::new(answer), false).await;
+    sent.map_err(|error| respond::left(ctx, error))?;
+    // The last bytes that were sent, to tell whether an event was cut through.
+    let mut tail = Bytes::new();
+    loop {
+        for chunk in chunks {
+            let elapsed = gateway.clock.now().saturating_sub(ctx.arrival.begun);
+            ctx.told.first_byte.get_or_insert(elapsed);
+            ctx.told.bytes_out += chunk.len() as u64;
+            tail = chunk.slice(chunk.len().saturating_sub(4)..);
+            let sent = session.write_response_body(Some(chunk), false).await;
+            sent.map_err(|error| respond::left(ctx, error))?;
+        }
+        if let Some(landing) = landing {
+            return end(gateway, session, ctx, &tail, landing).await;
+        }
+        let news = next(session, ctx, &mut follower).await?;
+        (chunks, landing) = (news.chunks, news.landing);
+    }
+}
+
+async fn end(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    tail: &[u8],
+    landing: Landing<Refusal>,
+) -> Result<()> {
+    drop(vacate(&ctx.guards.permit));
+    let failure = match landing {
+        Landing::Whole => None,
+        Landing::Broken(refusal) => Some(refusal),
+        Landing::Lost => Some(LOST),
+    };
+    let last = failure.as_ref().map(|refusal| {
+        let error = respond::broken_stream(refusal, ctx.arrival.protocol);
+        Bytes::from(cut(tail).to_owned() + &error_event(ctx.arrival.protocol, &error))
+    });
+    ctx.told.bytes_out += last.as_ref().map_or(0, |last| last.len() as u64);
+    ctx.told.complete = last.is_none();
+    ctx.route.failure = failure;
+    settle::count(gateway, ctx);
+    let sent = session.write_response_body(last, true).await;
+    sent.map_err(|error| respond::left(ctx, error))
+}
+
+/// What closes an event that was cut through.
+fn cut(tail: &[u8]) -> &'static str {
+    match tail {
+        [] | [.., b'\n', b'\n'] | [.., b'\n', b'\r', b'\n'] => "",
+        [.., b'\n'] => "\n",
+        _ => "\n\n",
+    }
+}

@@ -1,0 +1,56 @@
+//! What a session waits for while a server works: the caller's leaving, its own slow writes, the answer's being late.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use pingora::Result;
+use pingora::protocols::http::server::Session as HttpSession;
+use tokio::time::Sleep;
+
+use super::clock::Clock;
+use super::timing::{Late, Timing};
+
+/// Writes what is queued, as far as the caller takes it now. Pingora's writes of this kind may be dropped midway.
+pub(super) fn poll_write(inner: &mut HttpSession, cx: &mut Context<'_>) -> Poll<Result<bool>> {
+    std::pin::pin!(inner.write_downstream_proxy_tasks()).poll(cx)
+}
+
+/// Waits for the caller to leave, and writes meanwhile what is queued for it.
+pub(super) async fn watch(inner: &mut HttpSession) -> Result<Option<Bytes>> {
+    poll_fn(|cx| {
+        if let Poll::Ready(read) = std::pin::pin!(inner.read_body_or_idle(true)).poll(cx) {
+            return Poll::Ready(read);
+        }
+        if inner.has_pending_downstream_proxy_tasks()
+            && let Poll::Ready(Err(error)) = poll_write(inner, cx)
+        {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Waits until the answer is late. Progress does not touch the timer: it is asked when the timer rings.
+pub(super) async fn late(timing: &Timing, clock: Clock, sleep: &mut Option<Pin<Box<Sleep>>>) -> Late {
+    loop {
+        let Some((due, late)) = timing.due() else { return std::future::pending().await };
+        let now = clock.now();
+        if due <= now {
+            return late;
+        }
+        let deadline = tokio::time::Instant::now() + (due - now);
+        match sleep {
+            Some(timer) if timer.is_elapsed() || timer.deadline() > deadline => {
+                timer.as_mut().reset(deadline)
+            }
+            Some(_) => {}
+            None => *sleep = Some(Box::pin(tokio::time::sleep_until(deadline))),
+        }
+        if let Some(timer) = sleep {
+            timer.as_mut().await;
+        }
+    }
+}
