@@ -237,6 +237,24 @@ fn a_caller_that_leaves_a_stream_frees_the_slot() {
 }
 
 #[test]
+fn callers_of_the_same_share_one_generation_and_the_last_frees_the_slot() {
+    let llama = Llama::start(Model::Tiny);
+    let gateway = Gateway::before(&llama);
+    let body =
+        with(chat("Tell me everything."), json!({"max_tokens": 1500, "ignore_eos": true, "stream": true}));
+    let mut first = Reply::to(gateway.at, "POST", CHAT, &body);
+    let mut begun: Vec<String> = (0..5).map(|_| first.event().expect("the stream has begun")).collect();
+    let mut second = Reply::to(gateway.at, "POST", CHAT, &body);
+    let joined: Vec<String> = (0..5).map(|_| second.event().expect("what has been so far")).collect();
+    assert_eq!((second.header("x-cache"), &joined), ("shared", &begun));
+    drop(first);
+    begun.extend((0..20).map(|_| second.event().expect("it goes on for the second")));
+    assert!(llama.busy());
+    drop(second);
+    within(Duration::from_secs(1), "the slot is free", || !llama.busy());
+}
+
+#[test]
 fn a_server_may_start_late() {
     let mut llama = Llama::late(Model::Tiny);
     let gateway = Gateway::before_a_late(&llama);
