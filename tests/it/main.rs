@@ -23,3 +23,4 @@ mod observe;
 mod config_cli;
 mod living;
 mod docs;
+mod regression;
