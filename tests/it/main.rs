@@ -24,3 +24,4 @@ mod observe;
 mod config_cli;
 mod living;
 mod docs;
+mod regression;

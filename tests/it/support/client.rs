@@ -26,6 +26,7 @@ enum Body {
 pub(crate) struct Request {
     method: String,
     target: String,
+    version: &'static str,
     headers: Headers,
     body: Body,
 }
@@ -39,12 +40,19 @@ pub(crate) fn post(target: &str) -> Request {
 }
 
 pub(crate) fn request(method: &str, target: &str) -> Request {
-    Request { method: method.to_owned(), target: target.to_owned(), headers: Vec::new(), body: Body::None }
+    let (method, target) = (method.to_owned(), target.to_owned());
+    Request { method, target, version: "HTTP/1.1", headers: Vec::new(), body: Body::None }
 }
 
 impl Request {
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// From a caller of the last century.
+    pub(crate) fn http_10(mut self) -> Self {
+        self.version = "HTTP/1.0";
         self
     }
 
@@ -72,7 +80,7 @@ impl Request {
     }
 
     fn head(&self) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
+        let mut head = format!("{} {} {}\r\n", self.method, self.target, self.version);
         if header(&self.headers, "host").is_none() {
             head += "Host: gateway.test\r\n";
         }

@@ -31,6 +31,7 @@ pub(crate) struct Script {
     pub(super) status: u16,
     pub(super) words: Vec<String>,
     pub(super) plain: Option<String>,
+    pub(super) content_type: Option<&'static str>,
     pub(super) events: Option<Vec<String>>,
     pub(super) headers: Vec<(String, String)>,
     pub(super) holds_head: bool,
@@ -41,6 +42,7 @@ pub(crate) struct Script {
     pub(super) end_mark: bool,
     pub(super) garbage: bool,
     pub(super) healthy: bool,
+    pub(super) props_status: u16,
     pub(super) model: String,
     pub(super) api_key: Option<String>,
 }
@@ -51,6 +53,7 @@ pub(crate) fn scripted() -> Script {
         status: 200,
         words: vec!["Hel".to_owned(), "lo".to_owned()],
         plain: None,
+        content_type: None,
         events: None,
         headers: Vec::new(),
         holds_head: false,
@@ -61,6 +64,7 @@ pub(crate) fn scripted() -> Script {
         end_mark: true,
         garbage: false,
         healthy: true,
+        props_status: 200,
         model: "tiny".to_owned(),
         api_key: None,
     }
@@ -80,6 +84,12 @@ impl Script {
     /// This very body, to everything.
     pub(crate) fn answers(mut self, body: impl Into<String>) -> Self {
         self.plain = Some(body.into());
+        self
+    }
+
+    /// What it says that its answers are.
+    pub(crate) fn content_type(mut self, content_type: &'static str) -> Self {
+        self.content_type = Some(content_type);
         self
     }
 
@@ -150,6 +160,12 @@ impl Script {
         self
     }
 
+    /// A stream is announced with its length too.
+    pub(crate) fn with_length(mut self) -> Self {
+        self.ending = Some(Ending::Length);
+        self
+    }
+
     /// The end of the body is the end of the connection.
     pub(crate) fn close_delimited(mut self) -> Self {
         self.ending = Some(Ending::Close);
@@ -174,7 +190,13 @@ impl Script {
         self
     }
 
-    /// The model that `/v1/models` reports.
+    /// `/props` is answered with this status.
+    pub(crate) fn props(mut self, status: u16) -> Self {
+        self.props_status = status;
+        self
+    }
+
+    /// The model that `/v1/models` and `/props` report.
     pub(crate) fn model(mut self, name: &str) -> Self {
         self.model = name.to_owned();
         self

@@ -181,7 +181,7 @@ fn head(request: &Received, answer: &Answer, script: &Script, ending: Ending, la
         Ending::Close => String::new(),
     };
     let origin = request.header("origin").unwrap_or_default();
-    let content_type = answer.content_type;
+    let content_type = script.content_type.unwrap_or(answer.content_type);
     let buffering = if answer.streamed { "X-Accel-Buffering: no\r\n" } else { "" };
     let connection = if last { "Connection: close\r\n" } else { "Keep-Alive: timeout=5, max=100\r\n" };
     let more: String = script.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -199,6 +199,9 @@ fn json(status: u16, body: String) -> Answer {
 fn about(request: &Received, script: &Script) -> Answer {
     if !script.healthy {
         return json(503, shapes::error(503).to_string());
+    }
+    if request.path() == "/props" && script.props_status != 200 {
+        return json(script.props_status, shapes::error(script.props_status).to_string());
     }
     match shapes::about(request.path(), &script.model) {
         Some(body) => json(200, body.to_string()),
