@@ -79,9 +79,11 @@ pub fn presented<'a>(
         let (scheme, rest) = value.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| rest.trim_ascii())
     });
-    let mut all = bearer.chain(x_api_key.map(|value| Some(value.trim_ascii())));
+    let all = bearer.chain(x_api_key.map(|value| Some(value.trim_ascii())));
+    // Some clients always send both headers, one of them empty.
+    let mut all = all.filter(|key| key.is_none_or(|key| !key.is_empty()));
     let first = all.next()??;
-    (!first.is_empty() && all.all(|other| other == Some(first))).then_some(first)
+    all.all(|other| other == Some(first)).then_some(first)
 }
 
 #[cfg(test)]
@@ -124,7 +126,7 @@ mod tests {
 
     #[test]
     fn one_key_a_request() {
-        let cases: [(Option<&'static str>, Option<&'static str>, Option<&str>); 9] = [
+        let cases: [(Option<&'static str>, Option<&'static str>, Option<&str>); 11] = [
             (None, None, None),
             (Some("Bearer sk"), None, Some("sk")),
             (Some("bearer  sk "), None, Some("sk")),
@@ -134,6 +136,8 @@ mod tests {
             (None, Some("sk"), Some("sk")),
             (Some("Bearer sk"), Some("sk"), Some("sk")),
             (Some("Bearer sk"), Some("other"), None),
+            (Some("Bearer sk"), Some(""), Some("sk")),
+            (Some("Bearer "), Some("sk"), Some("sk")),
         ];
         for (authorization, x_api_key, expected) in cases {
             let bytes = |value: Option<&'static str>| value.map(str::as_bytes).into_iter();

@@ -28,13 +28,19 @@ impl Control {
                 "no-cache" => control.no_cache = true,
                 "no-store" => control.no_store = true,
                 "only-if-cached" => control.only_if_cached = true,
-                // An age that cannot be read counts as 0, the careful side (RFC 9111, section 4.2.1).
-                "max-age" => control.age_max = Some(Duration::from_secs(argument.parse().unwrap_or(0))),
+                "max-age" => control.age_max = Some(Duration::from_secs(seconds(argument))),
                 _ => {}
             }
         }
         control
     }
+}
+
+/// A number of seconds (RFC 9111, section 1.2.2): one too large is the largest; one that cannot be read counts as 0,
+/// the careful side (section 4.2.1).
+fn seconds(text: &str) -> u64 {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { text.parse().unwrap_or(u64::MAX) } else { 0 }
 }
 
 #[cfg(test)]
@@ -47,6 +53,10 @@ mod tests {
         let age_max = Some(Duration::from_secs(60));
         assert_eq!(control, Control { no_cache: true, no_store: false, age_max, only_if_cached: true });
         assert_eq!(Control::read(["max-age=soon"]).age_max, Some(Duration::ZERO));
+        assert_eq!(
+            Control::read(["max-age=99999999999999999999"]).age_max,
+            Some(Duration::from_secs(u64::MAX))
+        );
         assert_eq!(Control::read(["no-transform", ""]), Control::default());
     }
 }

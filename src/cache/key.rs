@@ -21,7 +21,6 @@ const NEUTRAL: &[&str] = &[
     "prompt_cache_key",  // OpenAI's hint for cache placement
     "store",             // whether OpenAI would keep it for its owner
     "service_tier",      // OpenAI's price class
-    "cache_prompt",      // how the server computes, not what
     "sse_ping_interval", // comments between the events of a stream
 ];
 

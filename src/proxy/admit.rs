@@ -75,8 +75,9 @@ pub(super) async fn admit(
     };
 
     let share = ctx.guards.body.insert(gateway.bodies.share());
-    let body = body::read(session, gateway, share).await?;
-    ctx.asked.bytes_in = body.len() as u64;
+    let body = body::read(session, gateway, share).await;
+    ctx.asked.bytes_in = share.bytes();
+    let body = body?;
     let understood = understand(gateway, session, endpoint, &body).await?;
 
     let resolved = resolve(gateway, understood.model(), &mut ctx.asked)?;

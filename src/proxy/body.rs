@@ -14,8 +14,8 @@ use super::refusal::Refusal;
 /// Reserved at once, whatever length is announced.
 const RESERVED_BYTES_MAX: u64 = 1 << 20;
 
-/// The slowest that a body may come on the whole; silences are bounded apart.
-const BYTES_PER_SECOND_MIN: u64 = 1 << 10;
+/// The longest that a body may take on the whole; silences are bounded apart.
+const BODY_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// The longest that a body nobody wants is listened to, and the least of it that is, whatever `body.max` says.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(10);
@@ -62,8 +62,7 @@ pub(super) async fn read(
         if !gateway.bodies.grow(share, chunk.len() as u64) {
             return Err(Refusal::BodiesFull.into());
         }
-        let elapsed = gateway.clock.now().saturating_sub(begun);
-        if elapsed > bounds.idle && length < elapsed.as_secs() * BYTES_PER_SECOND_MIN {
+        if gateway.clock.now().saturating_sub(begun) > BODY_TIME_MAX {
             return Err(Refusal::RequestTimeout.into());
         }
         // A body that comes in one piece is never copied.
@@ -87,8 +86,18 @@ async fn next(session: &mut Session, idle: Duration) -> Result<Option<Bytes>, St
         Ok(Err(error)) if matches!(error.etype(), ErrorType::ReadTimedout) => {
             Err(Refusal::RequestTimeout.into())
         }
+        Ok(Err(error)) if is_misframed(&error) => Err(Refusal::InvalidRequest {
+            message: "the chunks of the body are not framed as HTTP frames them".to_owned(),
+            param: None,
+        }
+        .into()),
         Ok(Err(error)) => Err(Stop::Left(error.into_down())),
     }
+}
+
+/// Pingora's own errors for chunks that are none; it does not export their constants.
+fn is_misframed(error: &Error) -> bool {
+    matches!(error.etype(), ErrorType::Custom("InvalidChunk" | "InvalidTrailerEnd"))
 }
 
 /// The `content-length`, where there is one. Pingora has refused those that are wrong or differ.

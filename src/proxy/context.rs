@@ -201,10 +201,19 @@ impl Context {
         }
     }
 
+    /// Takes in that the whole answer goes out to its caller, if that is still there.
+    pub(super) fn complete(&mut self) {
+        self.told.complete |= !self.is_hidden();
+    }
+
     /// Whether the caller left before its answer was whole.
     pub(super) fn has_left(&self) -> bool {
-        let hidden = self.flight.as_ref().is_some_and(|flight| flight.leader_is_gone());
-        hidden || (self.told.left && !self.told.complete)
+        !self.told.complete && (self.told.left || self.is_hidden())
+    }
+
+    /// Whether the answer goes on for others alone.
+    fn is_hidden(&self) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.leader_is_gone())
     }
 
     /// Gives back what the request holds of servers and limits, as soon as its answer has ended.

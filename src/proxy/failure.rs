@@ -72,6 +72,13 @@ pub(super) async fn end(
     if ctx.told.left {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
+    if ctx.tap.as_ref().is_some_and(|tap| tap.is_whole()) {
+        // All that was to come had come.
+        ctx.route.failure = None;
+        ctx.land(Landing::Whole);
+        let _ = session.write_response_body(None, true).await;
+        return FailToProxy { error_code: ctx.told.status, can_reuse_downstream: false };
+    }
     let failure = ctx.route.failure.get_or_insert(BROKE_OFF).clone();
     ctx.land(Landing::Broken(failure.clone()));
     if ctx.has_left() {

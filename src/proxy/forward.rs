@@ -118,6 +118,15 @@ pub(super) fn request(
     Ok(())
 }
 
+/// A 101 that nobody asked for would turn the connection into a tunnel.
+pub(super) fn refuse_upgrade(status: http::StatusCode) -> Result<()> {
+    if status == http::StatusCode::SWITCHING_PROTOCOLS {
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, "101 from the server")
+            .map_err(|error: Box<Error>| error.into_up());
+    }
+    Ok(())
+}
+
 /// A server's 401 speaks of the gateway's key, since the caller's never went there.
 pub(super) fn check_credentials(status: http::StatusCode) -> Result<()> {
     if status == http::StatusCode::UNAUTHORIZED {
@@ -134,7 +143,7 @@ pub(super) fn connect_failed(gateway: &Gateway, ctx: &mut Context, error: &Error
         server.next_address();
         // One fault a request, however often it tries one server.
         if ctx.route.tried.iter().filter(|tried| std::ptr::eq(tried.as_ref(), server.as_ref())).count() == 1 {
-            gateway.note(&job.resolved.upstream.spec.name, server, Sign::Fault, &error.to_string());
+            gateway.note_fault(&job.resolved.upstream, server, &error.to_string());
         }
     }
     let failure = match error.etype() {
@@ -171,6 +180,9 @@ pub(super) fn broke_off(
     }
     if *error.esource() == ErrorSource::Downstream {
         ctx.told.left = true;
+        if ctx.told.complete {
+            return false;
+        }
         gateway.metrics.disconnected(if begun { Phase::Answering } else { Phase::Waiting });
         return false;
     }
@@ -186,15 +198,12 @@ pub(super) fn broke_off(
         ctx.route.failure = Some(failure);
         return false;
     }
-    if let (Some(lease), Some(job)) = (&ctx.route.lease, &ctx.job)
-        && !reused
-    {
-        gateway.note(
-            &job.resolved.upstream.spec.name,
-            lease.server(),
-            Sign::Fault,
-            "it broke off before it answered",
-        );
+    if let (Some(lease), Some(job)) = (&ctx.route.lease, &ctx.job) {
+        // It may have died, and come back with another model before the next try.
+        lease.server().forget_report();
+        if !reused && ctx.route.broken == 0 {
+            gateway.note_fault(&job.resolved.upstream, lease.server(), "it broke off before it answered");
+        }
     }
     // Once more, at most: the connection may have died idle in the pool, or the server of this request.
     ctx.route.broken += 1;

@@ -9,7 +9,7 @@ use crate::cache::{Answers, Flights, Store};
 use crate::config::{AccessLog, LogFormat, Settings};
 use crate::limit::{Gate, Limit};
 use crate::observe::{ANYBODY, Labels, Metrics, Sink, Writer};
-use crate::route::{Fleet, Server, Sign, Turn};
+use crate::route::{Fleet, Server, Sign, Turn, Upstream};
 
 use super::clock::Clock;
 use super::refusal::Refusal;
@@ -90,6 +90,18 @@ impl Gateway {
             .unwrap_or_default()
     }
 
+    /// Takes in that a request met a fault of a server. The last one that is up is not taken out by requests: a
+    /// request that a server cannot bear would take it from everybody, and there is no other to send them to. Probes
+    /// do that.
+    pub fn note_fault(&self, upstream: &Upstream, server: &Server, why: &str) {
+        let is_other = |other: &Server| !std::ptr::eq(other, server) && other.is_up();
+        if upstream.servers.iter().any(|other| is_other(other)) {
+            self.note(&upstream.spec.name, server, Sign::Fault, why);
+        } else {
+            server.forget_report();
+        }
+    }
+
     /// Takes in what a probe or a request met of a server, and says so where it changes something.
     pub fn note(&self, upstream: &str, server: &Server, sign: Sign, why: &str) {
         let name = &server.spec.name;
@@ -156,6 +168,13 @@ impl Bodies {
         let grown = self.bytes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, within).is_ok();
         share.bytes += if grown { bytes } else { 0 };
         grown
+    }
+}
+
+impl BodyShare {
+    /// What has arrived of the body.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 

@@ -130,6 +130,7 @@ impl ProxyHttp for Proxy {
         answer: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        forward::refuse_upgrade(answer.status)?;
         if ctx.route.failure.is_some() || answer.status.is_informational() {
             return Ok(());
         }
@@ -190,8 +191,9 @@ impl ProxyHttp for Proxy {
         }
         ctx.told.bytes_out += body.as_ref().map_or(0, |body| body.len() as u64);
         if end_of_stream {
-            ctx.told.complete =
-                !ctx.told.failed && (ctx.route.failure.is_none() || ctx.told.refusal.is_some());
+            if !ctx.told.failed && (ctx.route.failure.is_none() || ctx.told.refusal.is_some()) {
+                ctx.complete();
+            }
             ctx.release();
             settle::count(&self.0, ctx);
         }
@@ -290,32 +292,40 @@ fn is_bodiless(answer: &ResponseHeader) -> bool {
 /// An answer's bytes on their way.
 fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
     let Some(tap) = &mut ctx.tap else { return Ok(()) };
-    let now = gateway.clock.now();
     if let Some(chunk) = body.as_ref().filter(|chunk| !chunk.is_empty()) {
+        let now = gateway.clock.now();
         ctx.route.timing.byte(now);
         ctx.told.first_byte.get_or_insert(now.saturating_sub(ctx.arrival.begun));
-        tap.chunk(chunk);
+        let ended = tap.chunk(chunk);
         if let Some(leader) = &ctx.leads {
             leader.push(chunk);
+        }
+        if let Some(ended) = ended {
+            // From here on the caller has all of it: it may leave without waiting for the connection's own end.
+            keep(gateway, ctx, ended);
+            ctx.complete();
         }
     }
     if !end_of_stream {
         return Ok(());
     }
-    match tap.end() {
-        End::Whole => {}
-        // Kept before the last byte goes out: the very next request finds it.
-        End::Keep(kept) => {
-            let unchanged = |job: &Job| {
-                job.keep.is_some_and(|keep| job.resolved.upstream.fingerprint() == Some(keep.fingerprint))
-            };
-            if ctx.job.as_ref().is_some_and(unchanged) {
-                gateway.store.keep(kept.key, kept.content_type, kept.body, now);
-            }
-        }
-        End::Cut => return failure::cut(ctx, body),
-        End::Failed => ctx.told.failed = true,
+    match ctx.tap.as_mut().map(Tap::end) {
+        Some(End::Cut) => return failure::cut(ctx, body),
+        Some(End::Failed) => ctx.told.failed = true,
+        Some(ended) => keep(gateway, ctx, ended),
+        None => {}
     }
     ctx.land(Landing::Whole);
     Ok(())
+}
+
+/// Keeps a whole answer, before its last byte goes out: the very next request finds it.
+fn keep(gateway: &Gateway, ctx: &Context, ended: End) {
+    let End::Keep(kept) = ended else { return };
+    let unchanged = |job: &Job| {
+        job.keep.is_some_and(|keep| job.resolved.upstream.fingerprint() == Some(keep.fingerprint))
+    };
+    if ctx.job.as_ref().is_some_and(unchanged) {
+        gateway.store.keep(kept.key, kept.content_type, kept.body, gateway.clock.now());
+    }
 }

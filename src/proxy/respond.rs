@@ -231,6 +231,7 @@ pub(super) fn unmark(answer: &mut ResponseHeader) {
         "connection",
         "keep-alive",
         "proxy-authenticate",
+        "alt-svc",
         "trailer",
         "upgrade",
         "set-cookie",
@@ -246,8 +247,11 @@ pub(super) fn unmark(answer: &mut ResponseHeader) {
         "x-ratelimit-remaining-tokens",
         "x-ratelimit-reset-tokens",
     ];
-    for name in SERVERS_OWN {
-        answer.remove_header(*name);
+    let hops = answer.headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let named: Vec<String> =
+        hops.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).collect();
+    for name in named.iter().map(String::as_str).chain(SERVERS_OWN.iter().copied()) {
+        answer.remove_header(name);
     }
 }
 

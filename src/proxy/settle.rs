@@ -78,7 +78,7 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
         limit: refusal.and_then(|refusal| refusal.limit()).map(|limit| limit.name()),
         cache: asked.cache.name(),
         stream: asked.stream,
-        complete: told.complete && !ctx.has_left(),
+        complete: told.complete,
         finish_reason: usage.finish_reason.as_deref(),
         queue_ms: 0.0,
         ttft_ms: told.first_byte.map(milliseconds),

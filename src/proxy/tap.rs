@@ -27,6 +27,8 @@ pub(super) struct Tap {
     framed: bool,
     /// Whether its protocol has an end mark for streams. Transcriptions have none.
     marked: bool,
+    /// The end mark has passed.
+    whole: bool,
 }
 
 #[derive(Debug)]
@@ -113,24 +115,48 @@ impl Tap {
             (None, _) => None,
         };
         let marked = job.endpoint.body == BodyKind::Json;
-        Self { form, keep, recording, content_type, framed, marked }
+        Self { form, keep, recording, content_type, framed, marked, whole: false }
     }
 
-    pub(super) fn chunk(&mut self, chunk: &Bytes) {
-        if let Form::Stream(watch) = &mut self.form {
-            watch.feed(chunk);
-        }
+    /// Takes in a chunk. `Some` once: when a stream's end mark has passed, whatever may follow it.
+    pub(super) fn chunk(&mut self, chunk: &Bytes) -> Option<End> {
         if self.recording.as_mut().is_some_and(|recording| !recording.push(chunk)) {
             self.recording = None;
+        }
+        let Form::Stream(watch) = &mut self.form else { return None };
+        watch.feed(chunk);
+        let ends = watch.ended() && watch.cut().is_empty() && !self.whole;
+        ends.then(|| {
+            self.whole = true;
+            let body = self.recording.take().map(Recording::into_body);
+            self.kept(body)
+        })
+    }
+
+    /// Whether it is a stream whose end mark has passed.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    fn kept(&self, body: Option<Bytes>) -> End {
+        match (self.keep, body) {
+            (Some(key), Some(body)) => {
+                End::Keep(Keepsake { key, content_type: self.content_type.clone(), body })
+            }
+            _ => End::Whole,
         }
     }
 
     /// Takes in that the server sent its last byte.
     pub(super) fn end(&mut self) -> End {
+        if self.whole {
+            return End::Whole;
+        }
         let body = self.recording.take().map(Recording::into_body);
         let good = match (&mut self.form, &body) {
             (Form::Stream(watch), _) if watch.failed() => return End::Failed,
             (Form::Stream(watch), _) if !watch.ended() && self.marked => return End::Cut,
+            // The mark came without the blank line that ends its event, or there is none.
             (Form::Stream(watch), _) => watch.ended(),
             (Form::Json(usage), Some(body)) => {
                 usage.note(body);
@@ -143,12 +169,7 @@ impl Tap {
             // Nothing tells: what a server ends is taken as whole, and not kept.
             (Form::Json(_) | Form::Other, _) => false,
         };
-        match (self.keep.filter(|_| good), body) {
-            (Some(key), Some(body)) => {
-                End::Keep(Keepsake { key, content_type: self.content_type.clone(), body })
-            }
-            _ => End::Whole,
-        }
+        if good { self.kept(body) } else { End::Whole }
     }
 
     /// Whether the answer is a stream of events; then, what ends it when it cannot go on.

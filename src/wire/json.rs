@@ -101,7 +101,8 @@ impl TopLevel<'_> {
             Ok(Value::String(name)) if name.len() > MODEL_BYTES_MAX => Err(long_model()),
             Ok(Value::String(name)) => Ok(Some(Model { name, span: start..start + text.len() })),
             Ok(Value::Null) => Ok(None),
-            _ => Err(Fault::shape("`model` must be a string", Some("model"))),
+            Err(error) => Err(Fault::Syntax(error.to_string())),
+            Ok(_) => Err(Fault::shape("`model` must be a string", Some("model"))),
         }
     }
 }

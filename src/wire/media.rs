@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 /// Members that name media, in any of the protocols.
 const MEDIA: &[&str] = &["image_url", "audio_url", "video_url", "file_url"];
 
+/// Members whose `url` or `data` may be a name, or plain base64.
+const INLINE: &[&str] = &["input_audio", "input_video"];
+
 /// Members that hold schemas or code rather than content.
 const NOT_CONTENT: &[&str] = &["tools", "functions", "response_format", "json_schema", "text"];
 
@@ -35,6 +38,13 @@ fn in_object(members: &Map<String, Value>) -> Option<&'static str> {
             _ => None,
         };
         if url.is_some_and(|url| !is_data(url)) {
+            return Some(name);
+        }
+    }
+    for name in INLINE {
+        if let Some(Value::Object(media)) = members.get(*name)
+            && ["url", "data"].iter().filter_map(|it| media.get(*it)?.as_str()).any(|it| it.contains("://"))
+        {
             return Some(name);
         }
     }
@@ -80,6 +90,9 @@ mod tests {
                 Some("source"),
             ),
             (r#"{"messages":[{"content":[{"type":"image","source":{"type":"base64","data":"AA"}}]}]}"#, None),
+            (r#"{"messages":[{"content":[{"input_video":{"url":"http://x/"}}]}]}"#, Some("input_video")),
+            (r#"{"messages":[{"content":[{"input_audio":{"data":"file:///x"}}]}]}"#, Some("input_audio")),
+            (r#"{"messages":[{"content":[{"input_audio":{"data":"UklGRg=="}}]}]}"#, None),
             (r#"{"tools":[{"parameters":{"properties":{"image_url":{"url":"http://x"}}}}]}"#, None),
             (r#"{"messages":[{"content":"see http://x/"}]}"#, None),
         ];

@@ -161,10 +161,10 @@ impl Mark {
     }
 
     fn is_in(&self, data: &[u8]) -> bool {
-        let Some(at) = self.text.find(data) else { return false };
-        let Some(value) = self.value else { return true };
-        let after = &data[at + self.text.needle().len()..];
-        after.iter().find(|byte| !matches!(byte, b' ' | b':')) == Some(&value)
+        self.text.find_iter(data).any(|at| {
+            let mut after = data[at + self.text.needle().len()..].iter();
+            self.value.is_none_or(|value| after.find(|byte| !matches!(byte, b' ' | b':')) == Some(&value))
+        })
     }
 }
 

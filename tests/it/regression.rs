@@ -41,11 +41,21 @@ async fn stored(gateway: &Gateway) -> f64 {
 async fn an_openai_server_that_was_down_comes_back_by_itself() {
     let llama = llama::scripted().start().await;
     llama.dies().await;
-    let health = "kind: openai, health: {every: 50ms, timeout: 2s, down_after: 3}";
-    let gateway = gateway::before(&llama).upstream(health).start().await;
-    eventually!(gateway.chat("hi").await.status == 503, "it is taken out after three faults");
+    let other = llama::scripted().start().await;
+    let health = "kind: openai, balance: round_robin, health: {every: 50ms, timeout: 2s, down_after: 1}";
+    let gateway = gateway::before_urls(&[&llama.url(), &other.url()]).upstream(health).start().await;
+    assert_eq!((gateway.chat("one").await.status, gateway.chat("two").await.status), (200, 200));
+    let up = async || {
+        let scrape = gateway.scrape().await;
+        scrape.sum("ai_gateway_server_up", &[("server", llama.url().trim_start_matches("http://"))])
+    };
+    eventually!(up().await == 0.0, "it is taken out");
     llama.comes_back().await;
-    eventually!(gateway.chat("hi").await.status == 200);
+    eventually!(up().await == 1.0, "it is back");
+    eventually!(
+        gateway.send(chat("hi").header("cache-control", "no-store")).await.status == 200
+            && llama.requests() > 0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -465,4 +475,54 @@ async fn what_is_in_flight_at_the_signal_is_answered_with_a_close() {
         assert!(caller.is_closed().await);
     }
     assert_eq!(gateway.exit().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_comes_slowly_but_never_stops_is_heard() {
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::before(&llama).yaml("body: {idle: 300ms}").start().await;
+    let mut caller = gateway.caller().await;
+    let body = r#"{"prompt":"slowly"}"#;
+    let head = format!("POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    caller.send_raw(head.as_bytes()).await;
+    for byte in body.bytes() {
+        passes(Duration::from_millis(60)).await;
+        caller.send_raw(&[byte]).await;
+    }
+    assert_eq!(caller.answering("POST").await.finish().await.0.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_whole_from_its_end_mark_on() {
+    // A role, a word, a finish, the mark; then the connection dies.
+    let llama = llama::scripted().streams(["Hello"]).dies_after(4).start().await;
+    let gateway = gateway::before(&llama).start().await;
+    let first = gateway.send(chat_stream("hi")).await;
+    assert!(first.text().ends_with("data: [DONE]\n\n"), "{first:?}");
+    assert!(is_complete(&gateway, &first).await);
+    let again = gateway.send(chat_stream("hi")).await;
+    assert_eq!((again.cache(), &again.body), ("hit", &first.body));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_that_are_none_are_told_so() {
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::before(&llama).start().await;
+    for chunks in ["zz\r\n{}\r\n0\r\n\r\n", "-1\r\n{}\r\n0\r\n\r\n"] {
+        let mut caller = gateway.caller().await;
+        let head = "POST /v1/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        caller.send_raw(format!("{head}{chunks}").as_bytes()).await;
+        refused(&caller.answering("POST").await.finish().await.0, 400, "invalid_request");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_a_server_cannot_bear_take_it_from_nobody() {
+    let llama = llama::scripted().dies_at_once().start().await;
+    let gateway = gateway::before(&llama).upstream("health: {every: 60s, down_after: 1}").start().await;
+    for text in ["one", "two", "three", "four"] {
+        refused(&gateway.chat(text).await, 502, "upstream_error");
+    }
+    llama.becomes(llama::scripted());
+    assert_eq!(gateway.chat("five").await.status, 200);
 }
