@@ -118,6 +118,8 @@ pub(super) struct Route {
     pub(super) attempts: u32,
     /// Tries that were sent and broke off without an answer.
     pub(super) broken: u32,
+    /// What the last try met.
+    pub(super) met: Option<Refusal>,
     /// Why there is no further try: the answer that the caller gets.
     pub(super) failure: Option<Refusal>,
     pub(super) timing: Arc<Timing>,

@@ -45,7 +45,8 @@ pub(super) fn choose(ctx: &mut Context) -> Result<(), Refusal> {
 /// Where Pingora connects to: the chosen server, or the refuser once there is no further try.
 pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     if ctx.route.failure.is_none() && ctx.route.attempts > 0 {
-        ctx.route.failure = choose(ctx).err();
+        // With no server left to try, what the last try met is the truer word.
+        ctx.route.failure = choose(ctx).err().map(|none| ctx.route.met.take().unwrap_or(none));
     }
     if let Some(refusal) = &ctx.route.failure {
         return Ok(Box::new(refuser::peer(refusal.told().status)));
@@ -159,6 +160,7 @@ fn try_again(gateway: &Gateway, ctx: &mut Context, reason: &str, failure: Refusa
     let retries = ctx.job.as_ref().map_or(0, |job| job.resolved.upstream.spec.retries);
     if ctx.route.attempts <= retries {
         gateway.metrics.retried(reason);
+        ctx.route.met = Some(failure);
     } else {
         ctx.route.failure = Some(failure);
     }
