@@ -302,7 +302,7 @@ fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_s
     if !end_of_stream {
         return Ok(());
     }
-    match tap.end() {
+    match tap.end(now.saturating_sub(ctx.arrival.begun)) {
         End::Whole => {}
         // Kept before the last byte goes out: the very next request finds it.
         End::Keep(kept) => {
@@ -310,7 +310,7 @@ fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_s
                 job.keep.is_some_and(|keep| job.resolved.upstream.fingerprint() == Some(keep.fingerprint))
             };
             if ctx.job.as_ref().is_some_and(unchanged) {
-                gateway.store.keep(kept.key, kept.content_type, kept.body, now);
+                gateway.store.keep(kept.key, kept.answer, now);
             }
         }
         End::Cut => return failure::cut(ctx, body),
