@@ -1,5 +1,7 @@
 //! What operators ask, on a listener of their own.
 
+mod purge;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -35,6 +37,9 @@ impl ServeHttp for Admin {
                 "Send `Authorization: Bearer TOKEN`, with `admin.token` of the file.",
             );
         }
+        if path == "/cache" {
+            return purge::answer(gateway, head);
+        }
         let page: fn(&Gateway) -> Report = match path {
             "/live" => own::live,
             "/ready" => own::ready,
@@ -45,7 +50,7 @@ impl ServeHttp for Admin {
             _ => return not_found(),
         };
         if !is_read(&head.method) {
-            return method_not_allowed();
+            return method_not_allowed("GET, HEAD");
         }
         let (status, json) = page(gateway);
         answer(status, "application/json; charset=utf-8", json.into_bytes())
@@ -66,7 +71,7 @@ impl ServeHttp for MetricsPage {
         let head = session.req_header();
         match head.uri.path() {
             "/metrics" if is_read(&head.method) => metrics(&self.0),
-            "/metrics" => method_not_allowed(),
+            "/metrics" => method_not_allowed("GET, HEAD"),
             _ => not_found(),
         }
     }
@@ -86,13 +91,14 @@ fn not_found() -> Response<Vec<u8>> {
         404,
         "not_found",
         "not_found_error",
-        "Nothing is served at this path; there are /live, /ready, /stats and /metrics.",
+        "Nothing is served at this path; there are /live, /ready, /stats, /metrics and DELETE /cache.",
     )
 }
 
-fn method_not_allowed() -> Response<Vec<u8>> {
-    let mut refusal = refusal(405, "method_not_allowed", "invalid_request_error", "This path has only GET.");
-    refusal.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+fn method_not_allowed(allow: &'static str) -> Response<Vec<u8>> {
+    let message = format!("This path has only {allow}.");
+    let mut refusal = refusal(405, "method_not_allowed", "invalid_request_error", &message);
+    refusal.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static(allow));
     refusal
 }
 

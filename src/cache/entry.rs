@@ -1,7 +1,7 @@
 //! An answer that is kept, and how it is recorded while it passes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -9,35 +9,45 @@ use bytes::Bytes;
 
 use super::key::Key;
 
-/// What an answer weighs beyond its bytes: itself and its husk, the store's node and its place in a queue.
-const OVERHEAD_BYTES: usize = 320;
+/// What an answer weighs beyond its bytes: itself and its husk, the store's node, its places in a queue and the index.
+const OVERHEAD_BYTES: usize = 384;
 
-/// One whole answer, as it was sent.
+/// A whole answer, as it was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub content_type: Bytes,
+    pub body: Bytes,
+    pub worth: Worth,
+}
+
+/// What it took to make an answer, and what a hit saves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Worth {
+    pub completion_tokens: u64,
+    /// Of the server: prompt and generation.
+    pub time: Duration,
+}
+
+/// An answer that is kept.
 #[derive(Debug)]
 pub struct Entry {
     pub content_type: Bytes,
     pub body: Bytes,
+    pub worth: Worth,
     /// Since the process began.
     pub made_at: Duration,
     pub expires_at: Duration,
-    held: Held,
 }
 
 impl Entry {
-    pub(super) fn new(
-        content_type: Bytes,
-        body: Bytes,
-        made_at: Duration,
-        ttl: Duration,
-        holdings: &Arc<Holdings>,
-    ) -> Self {
-        let bytes = (body.len() + content_type.len() + OVERHEAD_BYTES) as u64;
-        Self { content_type, body, made_at, expires_at: made_at + ttl, held: Held::new(bytes, holdings) }
+    pub(super) fn new(answer: Answer, made_at: Duration, ttl: Duration) -> Self {
+        let Answer { content_type, body, worth } = answer;
+        Self { content_type, body, worth, made_at, expires_at: made_at + ttl }
     }
 
-    /// Bytes, all overhead counted.
-    pub(super) fn weight(&self) -> u64 {
-        self.held.bytes
+    /// All overhead counted.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.body.len() + self.content_type.len() + OVERHEAD_BYTES) as u64
     }
 
     pub fn age(&self, now: Duration) -> Duration {
@@ -52,34 +62,27 @@ pub(super) struct Husk {
     /// All 256 bits; TinyUFO keeps 64.
     pub(super) key: Key,
     pub(super) entry: ArcSwapOption<Entry>,
+    /// As TinyUFO counts them, which does not tell.
+    uses: AtomicU8,
 }
 
-/// What the store holds now.
-#[derive(Debug, Default)]
-pub(super) struct Holdings {
-    pub(super) bytes: AtomicU64,
-    pub(super) entries: AtomicU64,
-}
+/// TinyUFO counts no further.
+const USES_MAX: u8 = 3;
 
-/// An entry's share of the holdings; returned on drop.
-#[derive(Debug)]
-struct Held {
-    bytes: u64,
-    holdings: Arc<Holdings>,
-}
-
-impl Held {
-    fn new(bytes: u64, holdings: &Arc<Holdings>) -> Self {
-        holdings.bytes.fetch_add(bytes, Ordering::Relaxed);
-        holdings.entries.fetch_add(1, Ordering::Relaxed);
-        Self { bytes, holdings: Arc::clone(holdings) }
+impl Husk {
+    pub(super) fn new(key: Key, entry: Option<Arc<Entry>>) -> Self {
+        Self { key, entry: ArcSwapOption::new(entry), uses: AtomicU8::new(0) }
     }
-}
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.holdings.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.holdings.entries.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn used(&self) {
+        let uses = self.uses();
+        if uses < USES_MAX {
+            self.uses.store(uses + 1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn uses(&self) -> u8 {
+        self.uses.load(Ordering::Relaxed)
     }
 }
 

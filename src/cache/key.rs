@@ -45,6 +45,8 @@ pub struct Question<'a> {
     pub model: Option<&'a str>,
     /// What the servers report of that model (file, build, template, defaults); `None`: nothing.
     pub fingerprint: Option<[u8; 32]>,
+    /// The number of the last purge that concerns it.
+    pub purge: u64,
     /// Headers that pass to the server and can change an answer.
     pub headers: &'a [(&'static str, Vec<u8>)],
     /// The body without `model`.
@@ -59,6 +61,7 @@ impl Question<'_> {
         hash.part(b"upstream", Some(self.upstream.as_bytes()));
         hash.part(b"model", self.model.map(str::as_bytes));
         hash.part(b"fingerprint", self.fingerprint.as_ref().map(<[u8; 32]>::as_slice));
+        hash.part(b"purge", Some(&self.purge.to_be_bytes()));
         for (name, value) in self.headers {
             hash.part(name.as_bytes(), Some(value));
         }
@@ -184,6 +187,7 @@ mod tests {
             upstream: "local",
             model: Some("tiny"),
             fingerprint: None,
+            purge: 0,
             headers: &[],
             body,
         }
@@ -241,6 +245,7 @@ mod tests {
             Question { upstream: "other", ..question(&body) },
             Question { model: None, ..question(&body) },
             Question { fingerprint: Some([0; 32]), ..question(&body) },
+            Question { purge: 1, ..question(&body) },
             Question { headers: &[("anthropic-beta", Vec::new())], ..question(&body) },
         ]
         .map(|question| question.key());

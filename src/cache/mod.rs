@@ -3,13 +3,16 @@
 mod policy;
 mod control;
 mod key;
+mod purge;
 mod entry;
+mod shelf;
 mod store;
 mod flight;
 
 pub use control::Control;
-pub use entry::{Entry, Recording};
+pub use entry::{Answer, Entry, Recording, Worth};
 pub use flight::{Boarding, Flight, Flights, Follower, Head, Landing, Leader, News};
 pub use key::{Form, Key, Question};
 pub use policy::{Answers, CachePolicy, Scope};
+pub use purge::{Purge, Purges};
 pub use store::{Holding, Store};

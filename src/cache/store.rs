@@ -1,31 +1,40 @@
-//! Where answers are kept: TinyUFO, weighed in KiB, so that bytes are bounded.
+//! Where answers are kept: TinyUFO, weighed in KiB, so that bytes are bounded, and an index of what expires when.
 //!
 //! TinyUFO keeps 64 bits of a key, so what it holds has all 256 and a hit compares them. Removing a key leaves its
-//! place in TinyUFO's queue behind (measured: 20 million rounds grew the process by 350 MB), so nothing is removed:
-//! an expired entry is overwritten by the next answer or evicted by others.
+//! place in TinyUFO's queue behind (measured: 20 million rounds grew the process by 350 MB), and that place counts
+//! twice once the key is back. So nothing is removed: the answer of what expired is taken out of its husk, and the
+//! empty husk weighs 1 KiB until it is evicted, its key gets a new answer, or there are so many that all living
+//! answers are planted anew.
+//!
+//! Look-ups take no lock; whatever changes the store takes one, so that TinyUFO has one writer at a time.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-use bytes::Bytes;
+use arc_swap::ArcSwap;
 use tinyufo::TinyUfo;
 
-use super::entry::{Entry, Holdings, Husk};
+use super::entry::{Answer, Entry, Husk};
 use super::key::Key;
 use super::policy::CachePolicy;
+use super::shelf::Shelf;
 
 const KIB: u64 = 1024;
+
+/// Expired answers that one call takes out: what comes late is taken by the next.
+const SWEPT_MAX: usize = 32;
+
+/// Empty husks may weigh this part of the whole.
+const EMPTY_PART: u64 = 16;
+
+type Garden = TinyUfo<Key, Arc<Husk>>;
 
 /// The answers of one gateway.
 pub struct Store {
     policy: CachePolicy,
     /// `None` where the policy keeps nothing.
-    entries: Option<TinyUfo<Key, Arc<Husk>>>,
-    holdings: Arc<Holdings>,
-    stored: AtomicU64,
-    evicted: AtomicU64,
+    garden: Option<ArcSwap<Garden>>,
+    shelf: Mutex<Shelf>,
 }
 
 /// What the store has done and holds.
@@ -40,31 +49,29 @@ pub struct Holding {
 
 impl Store {
     pub fn new(policy: CachePolicy) -> Self {
-        let kib = policy.size_bytes_max / KIB;
-        // TinyUFO sizes its tables by this guess: an answer of 4 KiB is typical.
-        let estimate = usize::try_from(kib / 4).unwrap_or(usize::MAX).clamp(64, 1 << 20);
-        let entries = (kib > 0 && !policy.ttl.is_zero())
-            .then(|| TinyUfo::new(usize::try_from(kib).unwrap_or(usize::MAX), estimate));
-        Self {
-            policy,
-            entries,
-            holdings: Arc::default(),
-            stored: AtomicU64::new(0),
-            evicted: AtomicU64::new(0),
-        }
+        let keeps = policy.size_bytes_max >= KIB && !policy.ttl.is_zero();
+        let garden = keeps.then(|| ArcSwap::from_pointee(garden(&policy)));
+        Self { policy, garden, shelf: Mutex::default() }
     }
 
     /// Whether it keeps anything at all.
     pub fn keeps(&self) -> bool {
-        self.entries.is_some()
+        self.garden.is_some()
     }
 
     /// The answer under this key, if there is one that is no older than `ttl` and `age_max`.
     pub fn look_up(&self, key: &Key, now: Duration, age_max: Option<Duration>) -> Option<Arc<Entry>> {
-        let husk = self.entries.as_ref()?.get(key)?;
+        let garden = self.garden.as_ref()?;
+        if let Ok(mut shelf) = self.shelf.try_lock() {
+            self.sweep(garden, &mut shelf, now);
+        }
+        let husk = garden.load().get(key)?;
         let entry = husk.entry.load_full().filter(|_| husk.key == *key)?;
         let fresh = now < entry.expires_at && age_max.is_none_or(|most| entry.age(now) <= most);
-        fresh.then_some(entry)
+        fresh.then(|| {
+            husk.used();
+            entry
+        })
     }
 
     /// The largest answer that is kept, in bytes.
@@ -76,87 +83,96 @@ impl Store {
     }
 
     /// Keeps a whole answer. The next look-up finds it.
-    pub fn keep(&self, key: Key, content_type: Bytes, body: Bytes, now: Duration) {
-        let Some(entries) = &self.entries else { return };
-        let entry = Entry::new(content_type, body, now, self.policy.ttl, &self.holdings);
-        let Ok(kib) = u16::try_from(entry.weight().div_ceil(KIB)) else { return };
-        if u64::from(kib) > self.policy.size_bytes_max / KIB {
+    pub fn keep(&self, key: Key, answer: Answer, now: Duration) {
+        let Some(garden) = &self.garden else { return };
+        let entry = Entry::new(answer, now, self.policy.ttl);
+        let Some(kib) = weight(&entry).filter(|kib| u64::from(*kib) <= self.policy.size_bytes_max / KIB)
+        else {
             return;
-        }
-        let replaced = entries.get(&key);
-        let husk = Husk { key, entry: ArcSwapOption::from_pointee(entry) };
+        };
+        let mut shelf = self.shelf();
+        self.sweep(garden, &mut shelf, now);
+        let living = garden.load();
+        // Whoever looks meanwhile finds the old answer. The new one goes in once there is room for it.
+        let replaced = living.get(&key);
+        let old = replaced.as_ref().filter(|husk| husk.key == key).and_then(|husk| husk.entry.load_full());
+        let husk = Arc::new(Husk::new(key, old));
         // `force_put`: TinyLFU would turn most newcomers away while the store is full of what is asked for often.
-        let evicted = entries.force_put(key, Arc::new(husk), kib);
-        for husk in evicted.iter().map(|evicted| &evicted.data).chain(&replaced) {
-            husk.entry.store(None);
+        let mut evicted = living.force_put(key, Arc::clone(&husk), kib);
+        if evicted.iter().any(|evicted| Arc::ptr_eq(&evicted.data, &husk)) {
+            // What takes another's place may be evicted by it; what is new is not.
+            evicted.retain(|evicted| !Arc::ptr_eq(&evicted.data, &husk));
+            evicted.extend(living.force_put(key, Arc::clone(&husk), kib));
         }
-        self.stored.fetch_add(1, Ordering::Relaxed);
-        self.evicted.fetch_add(evicted.len() as u64, Ordering::Relaxed);
+        shelf.evict(evicted.iter().map(|evicted| &evicted.data));
+        shelf.fill(husk, replaced.as_deref(), entry);
+    }
+
+    /// Takes out every answer.
+    pub fn clear(&self) {
+        if let Some(garden) = &self.garden {
+            let mut shelf = self.shelf();
+            shelf.clear();
+            garden.store(Arc::new(self::garden(&self.policy)));
+        }
     }
 
     pub fn holding(&self) -> Holding {
+        let shelf = self.shelf();
         Holding {
-            bytes: self.holdings.bytes.load(Ordering::Relaxed),
+            bytes: shelf.bytes,
             bytes_max: self.policy.size_bytes_max,
-            entries: self.holdings.entries.load(Ordering::Relaxed),
-            stored: self.stored.load(Ordering::Relaxed),
-            evicted: self.evicted.load(Ordering::Relaxed),
+            entries: shelf.entries,
+            stored: shelf.stored,
+            evicted: shelf.evicted,
         }
     }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes out what has expired.
+    fn sweep(&self, garden: &ArcSwap<Garden>, shelf: &mut Shelf, now: Duration) {
+        let living = garden.load();
+        for _ in 0..SWEPT_MAX {
+            let Some(husk) = shelf.take_expired(now) else { break };
+            let evicted = living.force_put(husk.key, husk, 1);
+            shelf.evict(evicted.iter().map(|evicted| &evicted.data));
+        }
+        if shelf.empty > (self.policy.size_bytes_max / KIB / EMPTY_PART).max(EMPTY_PART) {
+            garden.store(Arc::new(self.plant_anew(shelf)));
+        }
+    }
+
+    /// A garden without empty husks. What was asked for counts as asked for.
+    fn plant_anew(&self, shelf: &mut Shelf) -> Garden {
+        let anew = garden(&self.policy);
+        let mut evicted = Vec::new();
+        for (husk, entry) in shelf.living() {
+            let Some(kib) = weight(&entry) else { continue };
+            evicted.extend(anew.force_put(husk.key, Arc::clone(husk), kib));
+            for _ in 0..husk.uses() {
+                anew.get(&husk.key);
+            }
+        }
+        shelf.empty = 0;
+        shelf.evict(evicted.iter().map(|evicted| &evicted.data));
+        anew
+    }
+}
+
+fn garden(policy: &CachePolicy) -> Garden {
+    let kib = policy.size_bytes_max / KIB;
+    // TinyUFO sizes its tables by this guess: an answer of 4 KiB is typical.
+    let estimate = usize::try_from(kib / 4).unwrap_or(usize::MAX).clamp(64, 1 << 20);
+    TinyUfo::new(usize::try_from(kib).unwrap_or(usize::MAX), estimate)
+}
+
+/// KiB, rounded up; `None` where TinyUFO cannot weigh it.
+fn weight(entry: &Entry) -> Option<u16> {
+    u16::try_from(entry.bytes().div_ceil(KIB)).ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cache::Recording;
-
-    fn store(size_kib: u64, entry_bytes_max: u64) -> Store {
-        Store::new(CachePolicy { size_bytes_max: size_kib * KIB, entry_bytes_max, ..CachePolicy::default() })
-    }
-
-    fn keep(store: &Store, key: Key, bytes: usize, now: Duration) {
-        store.keep(key, Bytes::from_static(b"text/plain"), Bytes::from(vec![b'x'; bytes]), now);
-    }
-
-    fn numbered(n: u64) -> Key {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&n.to_be_bytes());
-        key
-    }
-
-    #[test]
-    fn an_answer_lives_for_its_ttl_exactly() {
-        let store = store(64, 1 << 20);
-        let made = Duration::from_secs(7);
-        keep(&store, numbered(1), 10, made);
-        let at = |seconds: f64, age_max: Option<u64>| {
-            store
-                .look_up(&numbered(1), Duration::from_secs_f64(seconds), age_max.map(Duration::from_secs))
-                .is_some()
-        };
-        assert!(at(7.0, None) && at(306.9, None) && at(17.0, Some(10)));
-        assert!(!at(307.0, None) && !at(17.1, Some(10)));
-        assert!(store.look_up(&numbered(2), made, None).is_none());
-    }
-
-    #[test]
-    fn bytes_are_bounded_whatever_comes() {
-        let store = store(256, 64 << 10);
-        for n in 0..5000 {
-            keep(&store, numbered(n), (n as usize * 37) % 20_000, Duration::ZERO);
-            assert!(store.holding().bytes <= 256 * KIB, "{:?}", store.holding());
-            assert!(store.look_up(&numbered(n), Duration::ZERO, None).is_some(), "the newest is there: {n}");
-        }
-        let holding = store.holding();
-        assert_eq!(holding.stored, 5000);
-        assert!(holding.evicted > 4000 && holding.entries > 10, "{holding:?}");
-    }
-
-    #[test]
-    fn an_answer_over_the_bound_is_not_recorded_further() {
-        let mut recording = Recording::new(100);
-        assert!(recording.push(&Bytes::from(vec![0; 100])));
-        assert!(!recording.push(&Bytes::from_static(b"x")));
-        assert!(!Store::new(CachePolicy { size_bytes_max: 0, ..CachePolicy::default() }).keeps());
-    }
-}
+mod tests;

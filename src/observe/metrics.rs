@@ -8,8 +8,8 @@ use std::sync::RwLock;
 use std::time::Duration;
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, Opts, Registry, TextEncoder,
 };
 
 /// OpenTelemetry's GenAI buckets for durations (10 ms to 82 s), extended down to 1 ms and up to 20 minutes; seconds.
@@ -83,6 +83,8 @@ pub struct Metrics {
     pub cache_hits: IntCounter,
     pub cache_misses: IntCounter,
     pub cache_shared: IntCounter,
+    pub cache_saved_tokens: IntCounter,
+    pub cache_saved_seconds: Counter,
     cache_stored: IntCounter,
     cache_evicted: IntCounter,
     cache_bytes: Gauge,
@@ -166,6 +168,14 @@ impl Metrics {
             )?,
             cache_shared: table
                 .counter("cache_shared_total", "Requests answered by the generation of another.")?,
+            cache_saved_tokens: table.counter(
+                "cache_saved_tokens_total",
+                "Completion tokens of hits, which no server had to make.",
+            )?,
+            cache_saved_seconds: table.seconds(
+                "cache_saved_seconds_total",
+                "Time that servers had taken for the answers of hits, prompt and generation.",
+            )?,
             // Counted by the store itself; these catch up when the page is asked for.
             cache_stored: table.counter("cache_stored_total", "Answers kept.")?,
             cache_evicted: table.counter("cache_evicted_total", "Answers that made room for others.")?,
@@ -302,6 +312,12 @@ impl Metrics {
         self.disconnects.with_label_values(&[phase.name()]).inc();
     }
 
+    /// A hit saved the making of an answer.
+    pub fn saved(&self, tokens: u64, time: Duration) {
+        self.cache_saved_tokens.inc_by(tokens);
+        self.cache_saved_seconds.inc_by(time.as_secs_f64());
+    }
+
     pub fn set_cache(&self, bytes: u64, stored: u64, evicted: u64) {
         self.cache_bytes.set(bytes as f64);
         catch_up(&self.cache_stored, stored);
@@ -338,6 +354,11 @@ impl Table<'_> {
 
     fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
         let family = IntCounter::new(name, help)?;
+        self.0.register(Box::new(family.clone())).map(|()| family)
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> prometheus::Result<Counter> {
+        let family = Counter::new(name, help)?;
         self.0.register(Box::new(family.clone())).map(|()| family)
     }
 

@@ -252,6 +252,11 @@ fn cache_key(
         upstream: &resolved.upstream.spec.name,
         model: resolved.rename.as_deref().or(resolved.name.as_deref()),
         fingerprint: Some(fingerprint),
+        purge: gateway.purges.mark(
+            &resolved.upstream.spec.name,
+            gateway.fleet.known_model(resolved),
+            asked.caller.as_ref().map(|(_, name)| name.as_str()),
+        ),
         headers: &keyed,
         body: &document.members,
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::auth::Keyring;
-use crate::cache::{Answers, Flights, Store};
+use crate::cache::{Answers, Flights, Purges, Store};
 use crate::config::{AccessLog, LogFormat, Settings};
 use crate::limit::{Gate, Limit};
 use crate::observe::{ANYBODY, Labels, Metrics, Sink, Writer};
@@ -20,6 +20,7 @@ pub struct Gateway {
     pub keyring: Option<Keyring>,
     pub gate: Gate,
     pub store: Store,
+    pub purges: Purges,
     pub(super) flights: Flights<Refusal>,
     pub fleet: Fleet,
     pub metrics: Metrics,
@@ -57,6 +58,7 @@ impl Gateway {
                 settings.limits.ip,
             ),
             store: Store::new(settings.cache),
+            purges: Purges::default(),
             flights: Flights::default(),
             log: Writer::open(&sink, metrics.log_lines_dropped.clone())?,
             log_format: settings.log.format,

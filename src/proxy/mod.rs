@@ -296,7 +296,7 @@ fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_s
         let now = gateway.clock.now();
         ctx.route.timing.byte(now);
         ctx.told.first_byte.get_or_insert(now.saturating_sub(ctx.arrival.begun));
-        let ended = tap.chunk(chunk);
+        let ended = tap.chunk(chunk, now.saturating_sub(ctx.arrival.begun));
         if let Some(leader) = &ctx.leads {
             leader.push(chunk);
         }
@@ -309,7 +309,8 @@ fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_s
     if !end_of_stream {
         return Ok(());
     }
-    match ctx.tap.as_mut().map(Tap::end) {
+    let took = gateway.clock.now().saturating_sub(ctx.arrival.begun);
+    match ctx.tap.as_mut().map(|tap| tap.end(took)) {
         Some(End::Cut) => return failure::cut(ctx, body),
         Some(End::Failed) => ctx.told.failed = true,
         Some(ended) => keep(gateway, ctx, ended),
@@ -326,6 +327,6 @@ fn keep(gateway: &Gateway, ctx: &Context, ended: End) {
         job.keep.is_some_and(|keep| job.resolved.upstream.fingerprint() == Some(keep.fingerprint))
     };
     if ctx.job.as_ref().is_some_and(unchanged) {
-        gateway.store.keep(kept.key, kept.content_type, kept.body, gateway.clock.now());
+        gateway.store.keep(kept.key, kept.answer, gateway.clock.now());
     }
 }

@@ -74,11 +74,18 @@ fn totals(gateway: &Gateway) -> Map<String, Value> {
         ("hits", metrics.cache_hits.get().into()),
         ("misses", metrics.cache_misses.get().into()),
         ("shared", metrics.cache_shared.get().into()),
+        ("saved_tokens", metrics.cache_saved_tokens.get().into()),
+        ("saved_seconds", round(metrics.cache_saved_seconds.get()).into()),
         ("cache_size", holding.bytes.into()),
         ("cache_capacity", holding.bytes_max.into()),
         ("cache_entries", holding.entries.into()),
     ];
     totals.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// To milliseconds.
+fn round(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
 }
 
 /// The models that a key may use (`None`: an open gateway).

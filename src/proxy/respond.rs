@@ -111,6 +111,7 @@ pub(super) async fn hit(
     entry: &Entry,
 ) -> Result<()> {
     ctx.release();
+    gateway.metrics.saved(entry.worth.completion_tokens, entry.worth.time);
     let now = gateway.clock.now();
     let mut answer = ResponseHeader::build(StatusCode::OK, Some(20))?;
     answer.insert_header(header::CONTENT_TYPE, entry.content_type.as_ref())?;

@@ -1,13 +1,15 @@
 //! An answer's bytes on their way to the caller: watched for their end and their usage, recorded if they are to be
 //! kept. The bytes are shared with what goes out, never changed, and never held back.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::http::ResponseHeader;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::cache::{Head, Key, Recording};
+use crate::cache::{Answer, Head, Key, Recording, Worth};
 use crate::wire::{BodyKind, Usage, Watch, error_event};
 
 use super::context::Job;
@@ -55,8 +57,7 @@ pub(super) enum End {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Keepsake {
     pub(super) key: Key,
-    pub(super) content_type: Bytes,
-    pub(super) body: Bytes,
+    pub(super) answer: Answer,
 }
 
 /// What a plain answer is.
@@ -119,7 +120,7 @@ impl Tap {
     }
 
     /// Takes in a chunk. `Some` once: when a stream's end mark has passed, whatever may follow it.
-    pub(super) fn chunk(&mut self, chunk: &Bytes) -> Option<End> {
+    pub(super) fn chunk(&mut self, chunk: &Bytes, took: Duration) -> Option<End> {
         if self.recording.as_mut().is_some_and(|recording| !recording.push(chunk)) {
             self.recording = None;
         }
@@ -129,7 +130,7 @@ impl Tap {
         ends.then(|| {
             self.whole = true;
             let body = self.recording.take().map(Recording::into_body);
-            self.kept(body)
+            self.kept(body, took)
         })
     }
 
@@ -138,17 +139,18 @@ impl Tap {
         self.whole
     }
 
-    fn kept(&self, body: Option<Bytes>) -> End {
+    fn kept(&self, body: Option<Bytes>, took: Duration) -> End {
         match (self.keep, body) {
             (Some(key), Some(body)) => {
-                End::Keep(Keepsake { key, content_type: self.content_type.clone(), body })
+                let content_type = self.content_type.clone();
+                End::Keep(Keepsake { key, answer: Answer { content_type, body, worth: self.worth(took) } })
             }
             _ => End::Whole,
         }
     }
 
-    /// Takes in that the server sent its last byte.
-    pub(super) fn end(&mut self) -> End {
+    /// Takes in that the server sent its last byte, and how long the whole took.
+    pub(super) fn end(&mut self, took: Duration) -> End {
         if self.whole {
             return End::Whole;
         }
@@ -169,7 +171,17 @@ impl Tap {
             // Nothing tells: what a server ends is taken as whole, and not kept.
             (Form::Json(_) | Form::Other, _) => false,
         };
-        if good { self.kept(body) } else { End::Whole }
+        if good { self.kept(body, took) } else { End::Whole }
+    }
+
+    /// What the answer took by the server's own account, else as seen from here.
+    fn worth(&self, took: Duration) -> Worth {
+        let usage = self.usage();
+        let told = usage.and_then(|usage| Some(usage.generation_ms? + usage.prefill_ms.unwrap_or_default()));
+        let told = told.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
+        let completion_tokens = usage.and_then(|usage| usage.completion_tokens).unwrap_or_default();
+        // A server's account is not longer than what was waited for.
+        Worth { completion_tokens, time: told.unwrap_or(took).min(took) }
     }
 
     /// Whether the answer is a stream of events; then, what ends it when it cannot go on.

@@ -182,6 +182,14 @@ impl Fleet {
             || self.upstreams.iter().any(|upstream| upstream.reports(model))
     }
 
+    /// What the upstream calls the model that a request goes to, where the file or a server names it. A server of one
+    /// model answers to any other name too.
+    pub fn known_model<'a>(&self, resolved: &'a Resolved) -> Option<&'a str> {
+        let name = resolved.name.as_deref();
+        let is_known = |name: &&str| !name.contains('*') && self.knows(name);
+        resolved.rename.as_deref().or_else(|| name.filter(is_known))
+    }
+
     /// The models that the file names.
     pub fn named_models(&self) -> impl Iterator<Item = &ModelRule> {
         self.rules.iter().map(|(rule, _)| rule).filter(|rule| !rule.pattern.contains('*'))

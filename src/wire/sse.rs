@@ -81,8 +81,9 @@ impl Watch {
     pub fn feed(&mut self, mut chunk: &[u8]) {
         while let Some(end) = memchr(b'\n', chunk) {
             let (line, rest) = (&chunk[..end], &chunk[end + 1..]);
-            if self.skipping {
+            if self.skipping || self.carry.len() + line.len() > LINE_BYTES_MAX {
                 self.skipping = false;
+                self.carry.clear();
                 self.boundary = Boundary::Line;
             } else if self.carry.is_empty() {
                 self.line(line);

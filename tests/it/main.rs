@@ -15,6 +15,7 @@ mod refuse;
 mod auth;
 mod limit;
 mod cache;
+mod purge;
 mod flight;
 mod stream;
 mod failure;

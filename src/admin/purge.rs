@@ -1,0 +1,134 @@
+//! `DELETE /cache`: all answers, or those of a model, of a key, or of a model to a key.
+
+use std::borrow::Cow;
+
+use http::{Method, Response, StatusCode};
+use pingora::http::RequestHeader;
+use serde_json::{Value, json};
+
+use crate::cache::{Purge, Scope};
+use crate::proxy::Gateway;
+
+use super::{method_not_allowed, refusal};
+
+const REQUEST: &str = "invalid_request_error";
+
+/// What to purge, as the query says.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Asked {
+    model: Option<String>,
+    key: Option<String>,
+}
+
+pub(super) fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8>> {
+    if head.method != Method::DELETE {
+        return method_not_allowed("DELETE");
+    }
+    if is_cross_site(head) {
+        return refusal(403, "cross_site", "permission_error", "A page of another site may not change this.");
+    }
+    let asked = match read(head.uri.query().unwrap_or_default()) {
+        Ok(asked) => asked,
+        Err(message) => return refusal(400, "invalid_request", REQUEST, &message),
+    };
+    match purge(gateway, &asked) {
+        Ok(()) => {
+            log::info!("purged {}", told(&asked));
+            let json = json!({"purged": told(&asked)}).to_string();
+            super::answer(StatusCode::OK, "application/json; charset=utf-8", json.into_bytes())
+        }
+        Err(refused) => *refused,
+    }
+}
+
+/// Browsers say where a request comes from; what is no browser says nothing.
+fn is_cross_site(head: &RequestHeader) -> bool {
+    let text = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let site = text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    let host = text("host").or(head.uri.authority().map(http::uri::Authority::as_str));
+    let origin = text("origin").is_some_and(|origin| {
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        authority.is_none() || authority != host
+    });
+    site || origin
+}
+
+fn read(query: &str) -> Result<Asked, String> {
+    let mut asked = Asked::default();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let place = match name {
+            "model" => &mut asked.model,
+            "key" => &mut asked.key,
+            _ => return Err(format!("`{name}` is not known here; there are `model` and `key`.")),
+        };
+        let value = value.replace('+', " ");
+        let value = percent_encoding::percent_decode_str(&value).decode_utf8().map(Cow::into_owned);
+        let value = value.ok().filter(|value| !value.is_empty());
+        let value = value.ok_or_else(|| format!("`{name}` needs a name, in UTF-8."))?;
+        if place.replace(value).is_some() {
+            return Err(format!("`{name}` stands there twice."));
+        }
+    }
+    Ok(asked)
+}
+
+fn purge(gateway: &Gateway, asked: &Asked) -> Result<(), Box<Response<Vec<u8>>>> {
+    let unknown = |code, what: &str, name: &str| {
+        let message = format!("No {what} is called `{name}`; nothing was purged.");
+        Box::new(refusal(404, code, "not_found_error", &message))
+    };
+    if let Some(key) = &asked.key {
+        if gateway.settings.cache.scope == Scope::Gateway {
+            let message = "With `cache.scope: gateway` answers belong to no key; nothing was purged.";
+            return Err(Box::new(refusal(400, "invalid_request", REQUEST, message)));
+        }
+        if !gateway.keyring.iter().flat_map(|keyring| keyring.names()).any(|name| name == key.as_str()) {
+            return Err(unknown("key_not_found", "key", key));
+        }
+    }
+    let model = match &asked.model {
+        None => None,
+        Some(name) => {
+            let resolved = gateway.fleet.resolve(Some(name));
+            let known = resolved.as_ref().and_then(|resolved| {
+                let model = gateway.fleet.known_model(resolved)?;
+                Some((resolved.upstream.spec.name.clone(), model.to_owned()))
+            });
+            Some(known.ok_or_else(|| unknown("model_not_found", "model", name))?)
+        }
+    };
+    let everything = model.is_none() && asked.key.is_none();
+    gateway.purges.purge(Purge { model, key: asked.key.clone() });
+    if everything {
+        // What a narrower purge leaves behind is never found and goes with its time.
+        gateway.store.clear();
+    }
+    Ok(())
+}
+
+fn told(asked: &Asked) -> Value {
+    match (&asked.model, &asked.key) {
+        (None, None) => json!("all"),
+        (Some(model), None) => json!({"model": model}),
+        (None, Some(key)) => json!({"key": key}),
+        (Some(model), Some(key)) => json!({"model": model, "key": key}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_says_what() {
+        let asked = |model: Option<&str>, key: Option<&str>| {
+            Ok(Asked { model: model.map(str::to_owned), key: key.map(str::to_owned) })
+        };
+        assert_eq!(read(""), asked(None, None));
+        assert_eq!(read("model=a%2Fb+c&key=%C3%A9"), asked(Some("a/b c"), Some("é")));
+        for wrong in ["models=a", "model=", "key", "key=a&key=b", "model=%FF"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}
