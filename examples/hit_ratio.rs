@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use ai_gateway::cache::{Answer, CachePolicy, Key, Store, Worth};
 use bytes::Bytes;
+use tinyufo::TinyUfo;
 
 const KEYS: u64 = 100_000;
+/// Of the Zipf trace; a flood sends as many between them.
 const REQUESTS: u64 = 1_000_000;
 /// What the store counts an answer beyond its bytes; the LRU is charged the same.
 const OVERHEAD_BYTES: usize = 384;
@@ -79,20 +81,22 @@ fn full(key: u64) -> Key {
     full
 }
 
-/// Hits of the store and of the LRU, of the requests that are not the flood's.
-fn run(zipf: &Zipf, size_mib: u64, flood: bool) -> (f64, f64) {
+/// Hits in percent of the store, of an LRU, and of TinyUFO where `put` may turn newcomers away, of the requests that are not the flood's.
+fn run(zipf: &Zipf, size_mib: u64, flood: bool) -> [f64; 3] {
     let bytes_max = size_mib << 20;
     let policy = CachePolicy { size_bytes_max: bytes_max, ..CachePolicy::default() };
     let (store, mut lru) = (Store::new(policy), Lru::default());
     let body = Bytes::from(vec![b'x'; 64 << 10]);
     let mut random = fastrand::Rng::with_seed(1);
-    let (mut asked, mut store_hits, mut lru_hits) = (0_u64, 0_u64, 0_u64);
-    for number in 0..REQUESTS {
+    let choosy = TinyUfo::<u64, ()>::new((bytes_max >> 10) as usize, (bytes_max >> 12) as usize);
+    let mut hits = [0_u64; 3];
+    for number in 0..REQUESTS * if flood { 2 } else { 1 } {
         let once = flood && number % 2 == 1;
         let key = if once { KEYS + number } else { zipf.draw(&mut random) };
         let bytes = size(key);
         let in_store = store.look_up(&full(key), Duration::ZERO, None).is_some();
         let in_lru = lru.touch(key);
+        let in_choosy = choosy.get(&key).is_some();
         if !in_store {
             let answer =
                 Answer { content_type: Bytes::new(), body: body.slice(..bytes), worth: Worth::default() };
@@ -101,26 +105,32 @@ fn run(zipf: &Zipf, size_mib: u64, flood: bool) -> (f64, f64) {
         if !in_lru {
             lru.keep(key, bytes + OVERHEAD_BYTES, bytes_max as usize);
         }
+        if !in_choosy {
+            let kib = (bytes + OVERHEAD_BYTES).div_ceil(1 << 10);
+            choosy.put(key, (), u16::try_from(kib).unwrap_or(u16::MAX));
+        }
         if !once {
-            asked += 1;
-            store_hits += u64::from(in_store);
-            lru_hits += u64::from(in_lru);
+            for (hits, hit) in hits.iter_mut().zip([in_store, in_lru, in_choosy]) {
+                *hits += u64::from(hit);
+            }
         }
     }
-    let ratio = |hits: u64| 100.0 * hits as f64 / asked as f64;
-    (ratio(store_hits), ratio(lru_hits))
+    hits.map(|hits| 100.0 * hits as f64 / REQUESTS as f64)
 }
 
 fn main() -> std::io::Result<()> {
     let mut out = std::io::stdout();
-    writeln!(out, "| trace | `size` | this store | plain LRU |\n|---|---|---|---|")?;
+    writeln!(out, "| trace | `size` | this store | plain LRU | with `put` |\n|---|---|---|---|---|")?;
     for alpha in [0.9, 1.1] {
         let zipf = Zipf::new(alpha);
         for flood in [false, true] {
             for size_mib in [16, 64, 256] {
-                let (store, lru) = run(&zipf, size_mib, flood);
+                let [store, lru, choosy] = run(&zipf, size_mib, flood);
                 let trace = if flood { ", as many one-off requests between" } else { "" };
-                writeln!(out, "| Zipf {alpha}{trace} | {size_mib}MiB | {store:.1} % | {lru:.1} % |")?;
+                writeln!(
+                    out,
+                    "| Zipf {alpha}{trace} | {size_mib}MiB | {store:.1} % | {lru:.1} % | {choosy:.1} % |"
+                )?;
             }
         }
     }

@@ -11,6 +11,9 @@ use crate::proxy::Gateway;
 
 use super::{method_not_allowed, refusal};
 
+/// Status, code, type and message of a refusal.
+type No = (u16, &'static str, &'static str, String);
+
 const REQUEST: &str = "invalid_request_error";
 
 /// What to purge, as the query says.
@@ -37,7 +40,7 @@ pub(super) fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8
             let json = json!({"purged": told(&asked)}).to_string();
             super::answer(StatusCode::OK, "application/json; charset=utf-8", json.into_bytes())
         }
-        Err(refused) => *refused,
+        Err((status, code, kind, message)) => refusal(status, code, kind, &message),
     }
 }
 
@@ -73,15 +76,15 @@ fn read(query: &str) -> Result<Asked, String> {
     Ok(asked)
 }
 
-fn purge(gateway: &Gateway, asked: &Asked) -> Result<(), Box<Response<Vec<u8>>>> {
+fn purge(gateway: &Gateway, asked: &Asked) -> Result<(), No> {
     let unknown = |code, what: &str, name: &str| {
         let message = format!("No {what} is called `{name}`; nothing was purged.");
-        Box::new(refusal(404, code, "not_found_error", &message))
+        (404, code, "not_found_error", message)
     };
     if let Some(key) = &asked.key {
         if gateway.settings.cache.scope == Scope::Gateway {
             let message = "With `cache.scope: gateway` answers belong to no key; nothing was purged.";
-            return Err(Box::new(refusal(400, "invalid_request", REQUEST, message)));
+            return Err((400, "invalid_request", REQUEST, message.to_owned()));
         }
         if !gateway.keyring.iter().flat_map(|keyring| keyring.names()).any(|name| name == key.as_str()) {
             return Err(unknown("key_not_found", "key", key));

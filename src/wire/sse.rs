@@ -267,4 +267,16 @@ mod tests {
         watch.feed(b"\n\ndata: [DONE]\n\n");
         assert!(watch.ended());
     }
+
+    #[test]
+    fn a_line_too_long_to_be_read_is_so_in_any_chunks() {
+        let line = format!("data: {{\"pad\":\"{}\",\"stop\":true}}\n\n", "x".repeat(LINE_BYTES_MAX));
+        let ended = |size: usize| {
+            let mut watch = Watch::new(Protocol::Llama);
+            line.as_bytes().chunks(size).for_each(|chunk| watch.feed(chunk));
+            assert_eq!(watch.cut(), "");
+            watch.ended()
+        };
+        assert_eq!([ended(line.len()), ended(1 << 16), ended(1000)], [false; 3]);
+    }
 }

@@ -16,6 +16,7 @@ mod auth;
 mod limit;
 mod cache;
 mod purge;
+mod memory;
 mod flight;
 mod stream;
 mod failure;

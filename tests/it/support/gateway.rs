@@ -304,6 +304,15 @@ impl Gateway {
         self.exited().expect("just seen")
     }
 
+    /// What the process has in memory.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let id = self.child.lock().expect("not poisoned").id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the gateway runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says so");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib << 10
+    }
+
     /// Sends a signal by its name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
         let id = self.child.lock().expect("not poisoned").id();
