@@ -78,6 +78,7 @@ pub struct Metrics {
     per_output_token: HistogramVec,
     pub queue_requests: IntGauge,
     pub in_flight: IntGauge,
+    pub flight_followers: IntGauge,
     tokens: IntCounterVec,
     cached_tokens: IntCounterVec,
     pub cache_hits: IntCounter,
@@ -151,6 +152,8 @@ impl Metrics {
             )?,
             queue_requests: table.gauge("queue_requests", "Requests waiting here for a slot.")?,
             in_flight: table.gauge("requests_in_flight", "Requests that have begun and not ended.")?,
+            flight_followers: table
+                .gauge("flight_followers", "Requests that follow an answer in the making.")?,
             tokens: table.counters(
                 "tokens_total",
                 "Tokens of answers that servers made: input (prompt) and output (completion).",

@@ -102,6 +102,7 @@ pub(super) async fn admit(
                 return Ok(Verdict::Hit(entry));
             }
             Boarding::Busy(follower) => {
+                ctx.guards.follows = Some(InFlight::new(&gateway.metrics.flight_followers));
                 ctx.asked.cache = CacheOutcome::Shared;
                 ctx.asked.cache_detail = "fwd=uri-miss; collapsed";
                 return Ok(Verdict::Follow(follower));

@@ -132,6 +132,7 @@ pub(super) struct Guards {
     pub(super) permit: PermitSlot,
     pub(super) body: Option<BodyShare>,
     pub(super) in_flight: Option<InFlight>,
+    pub(super) follows: Option<InFlight>,
 }
 
 pub(super) type PermitSlot = Arc<Mutex<Option<Permit>>>;
@@ -141,7 +142,7 @@ pub(super) fn vacate(slot: &PermitSlot) -> Option<Permit> {
     slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
-/// Counts a request as in flight.
+/// Counts a request in a gauge while it lasts.
 #[derive(Debug)]
 pub(super) struct InFlight(prometheus::IntGauge);
 

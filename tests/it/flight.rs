@@ -14,9 +14,10 @@ async fn held(words: [&str; 3], yaml: &str) -> (Llama, Gateway) {
     (llama, gateway)
 }
 
-/// Waits until so many requests are in the gateway's hands.
-async fn in_flight(gateway: &Gateway, count: u64) {
-    eventually!(gateway.stats().await["in_flight"].as_u64() >= Some(count));
+/// Waits until so many requests follow an answer in the making.
+async fn followers(gateway: &Gateway, count: f64) {
+    let aboard = async || gateway.scrape().await.sum("ai_gateway_flight_followers", &[]);
+    eventually!(aboard().await == count);
 }
 
 fn same(answers: &[Answer], first: &Answer) {
@@ -34,7 +35,7 @@ async fn twins_share_one_generation() {
         eventually!(llama.requests() == 1);
         let twins = tokio::join!(gateway.caller(), gateway.caller());
         let (one, other) = tokio::join!(twins.0.ask(asked.clone()), twins.1.ask(asked.clone()));
-        in_flight(&gateway, 3).await;
+        followers(&gateway, 2.0).await;
         llama.release_all();
         let (first, _) = leader.answering("POST").await.finish().await;
         let (one, _) = one.answering("POST").await.finish().await;
@@ -90,7 +91,7 @@ async fn a_plain_first_caller_may_leave_too() {
     let leader = gateway.caller().await.ask(chat("hi")).await;
     eventually!(llama.requests() == 1);
     let follower = gateway.caller().await.ask(chat("hi")).await;
-    in_flight(&gateway, 2).await;
+    followers(&gateway, 1.0).await;
     leader.leaves();
     llama.release_all();
     let (answer, _) = follower.answering("POST").await.finish().await;
@@ -142,7 +143,7 @@ async fn a_follower_that_does_not_read_stalls_nobody() {
     let gateway = gateway::before(&llama).start().await;
     let leader = gateway.caller().await.begin(chat_stream("hi")).await;
     let _idle = gateway.caller().await.ask(chat_stream("hi")).await;
-    in_flight(&gateway, 2).await;
+    followers(&gateway, 1.0).await;
     llama.release_all();
     let (answer, _) = leader.finish().await;
     assert!(answer.whole && answer.body.len() > 10 << 20);
@@ -164,10 +165,11 @@ async fn a_generation_that_fails_fails_for_all_alike() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_everybodys() {
     let llama = llama::scripted().slow_start().start().await;
-    let gateway = gateway::before(&llama).upstream("timeouts: {first_byte: 300ms}").start().await;
+    let gateway = gateway::before(&llama).upstream("timeouts: {first_byte: 2s}").start().await;
     let leader = gateway.caller().await.ask(chat("hi")).await;
     eventually!(llama.requests() == 1);
     let follower = gateway.caller().await.ask(chat("hi")).await;
+    followers(&gateway, 1.0).await;
     let (led, _) = leader.answering("POST").await.finish().await;
     let (followed, mut caller) = follower.answering("POST").await.finish().await;
     refused(&led, 504, "upstream_timeout");
@@ -187,7 +189,7 @@ async fn the_servers_own_error_is_everybodys() {
     let leader = gateway.caller().await.ask(chat("hi")).await;
     eventually!(llama.requests() == 1);
     let follower = gateway.caller().await.ask(chat("hi")).await;
-    in_flight(&gateway, 2).await;
+    followers(&gateway, 1.0).await;
     llama.release_all();
     let (led, _) = leader.answering("POST").await.finish().await;
     let (followed, _) = follower.answering("POST").await.finish().await;

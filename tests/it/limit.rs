@@ -19,7 +19,8 @@ async fn fifty_of_a_hundred_that_race() {
     let limits = "limits: {gateway: {requests: 1/h, burst: 50}}";
     let gateway = gateway::before(&llama).yaml(limits).start().await;
     let answers = gateway.volley((0..100).map(|number| chat(&format!("question {number}")))).await;
-    assert_eq!((passed(&answers), llama.requests()), (50, 50));
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!((passed(&answers), llama.requests()), (50, 50), "{statuses:?}\n{}", gateway.stdout());
     for answer in answers.iter().filter(|answer| answer.status != 200) {
         refused(answer, 429, "rate_limit_exceeded");
         assert!((3500..=3600).contains(&says_when(answer)), "{answer:?}");

@@ -127,7 +127,15 @@ impl Llama {
     }
 
     pub(crate) async fn comes_back(&self) {
-        let listener = TcpListener::bind(self.address()).await.expect("the address is ours");
+        let mut bound = TcpListener::bind(self.address()).await;
+        // A gateway that another play is starting just now holds on to the old socket until it executes its binary.
+        eventually!({
+            if bound.is_err() {
+                bound = TcpListener::bind(self.address()).await;
+            }
+            bound.is_ok()
+        });
+        let listener = bound.expect("the address is ours");
         let accepting = tokio::spawn(serve::accept(listener, Arc::clone(&self.stage)));
         *self.accepting.lock().expect("not poisoned") = Some(accepting);
     }
