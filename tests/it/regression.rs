@@ -510,13 +510,13 @@ async fn what_is_in_flight_at_the_signal_is_answered_with_a_close() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_comes_slowly_but_never_stops_is_heard() {
     let llama = llama::scripted().start().await;
-    let gateway = gateway::before(&llama).yaml("body: {idle: 300ms}").start().await;
+    let gateway = gateway::before(&llama).yaml("body: {idle: 1s}").start().await;
     let mut caller = gateway.caller().await;
     let body = r#"{"prompt":"slowly"}"#;
     let head = format!("POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
     caller.send_raw(head.as_bytes()).await;
     for byte in body.bytes() {
-        passes(Duration::from_millis(60)).await;
+        passes(Duration::from_millis(150)).await;
         caller.send_raw(&[byte]).await;
     }
     assert_eq!(caller.answering("POST").await.finish().await.0.status, 200);
