@@ -136,7 +136,8 @@ impl Watch {
             error: Option<IgnoredAny>,
         }
         let Ok(end) = serde_json::from_slice::<End>(data) else { return };
-        self.failed |= end.error.is_some();
+        let has_failed = matches!(end.r#type.as_deref(), Some("response.failed" | "error"));
+        self.failed |= end.error.is_some() || has_failed;
         self.ended |= match self.protocol {
             Protocol::OpenAi => false,
             Protocol::Anthropic => end.r#type.as_deref() == Some("message_stop"),

@@ -124,7 +124,7 @@ async fn a_first_caller_that_does_not_read_stalls_nobody() {
     let word = "x".repeat(256 << 10);
     let words = [word.as_str(); 100];
     let llama = llama::scripted().streams(words).holds().start().await;
-    let gateway = gateway::before(&llama).start().await;
+    let gateway = gateway::before(&llama).unprobed().start().await;
     // It asks, and never reads what comes.
     let leader = gateway.caller().await.ask(chat_stream("hi")).await;
     eventually!(llama.requests() == 1);
@@ -140,7 +140,7 @@ async fn a_follower_that_does_not_read_stalls_nobody() {
     let word = "x".repeat(256 << 10);
     let words = [word.as_str(); 40];
     let llama = llama::scripted().streams(words).holds().start().await;
-    let gateway = gateway::before(&llama).start().await;
+    let gateway = gateway::before(&llama).unprobed().start().await;
     let leader = gateway.caller().await.begin(chat_stream("hi")).await;
     let _idle = gateway.caller().await.ask(chat_stream("hi")).await;
     followers(&gateway, 1.0).await;

@@ -90,16 +90,20 @@ async fn headers_that_differ_in_any_of_their_lines_share_no_entry() {
     assert_eq!(llama.requests(), lines.len());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_answer_of_another_model_is_not_kept_as_one_of_the_model_asked() {
+/// A server dies of a request, over a connection that was pooled or is new; another model answers the second try.
+async fn another_model_answers(pooled: bool) {
     let llama = llama::scripted().start().await;
     let gateway = gateway::before(&llama).upstream("health: {every: 50ms, down_after: 9}").start().await;
     eventually!(gateway.chat("known").await.cache() == "hit");
+    if !pooled {
+        llama.dies().await;
+        llama.comes_back().await;
+        eventually!(gateway.chat("known").await.cache() == "hit");
+    }
     let seen = llama.requests();
     llama.becomes(llama::scripted().slow_start().half_header());
     let caller = gateway.caller().await.ask(chat("hi")).await;
     eventually!(llama.requests() > seen);
-    // It dies of the first try; another model answers the second.
     llama.becomes(llama::scripted().model("other").streams(["Other"]));
     llama.release();
     assert_eq!(content(&caller.answering("POST").await.finish().await.0), "Other");
@@ -107,6 +111,16 @@ async fn an_answer_of_another_model_is_not_kept_as_one_of_the_model_asked() {
     eventually!(gateway.chat("known").await.cache() == "hit", "the first model is back");
     let answer = gateway.chat("hi").await;
     assert_eq!((answer.cache(), content(&answer).as_str()), ("miss", "Hello"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_another_model_is_not_kept_as_one_of_the_model_asked() {
+    another_model_answers(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_is_it_where_the_first_try_went_over_a_pooled_connection() {
+    another_model_answers(true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -262,20 +276,30 @@ async fn a_stream_that_ends_well_without_its_end_mark_ends_in_an_error_event() {
     }
 }
 
+/// A stream whose own last event is this error gets no second one.
+async fn one_error_is_enough(asked: Request, event: &str) {
+    let llama = llama::scripted().events([": ping\n\n", event]).start().await;
+    let gateway = gateway::before(&llama).start().await;
+    let answer = gateway.send(asked).await;
+    assert_eq!((answer.whole, answer.text()), (true, format!(": ping\n\n{event}")));
+    assert!(!is_complete(&gateway, &answer).await);
+    assert_eq!(stored(&gateway).await, 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_whose_last_event_is_an_error_gets_no_second_one() {
-    let plain =
-        "data: {\"error\":{\"code\":500,\"message\":\"out of memory\",\"type\":\"server_error\"}}\n\n";
-    let named =
-        "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"out\"}}\n\n";
+    let error = "{\"error\":{\"code\":500,\"message\":\"out of memory\",\"type\":\"server_error\"}}";
     for (asked, end_mark) in protocols() {
-        let event = if end_mark.starts_with("event:") { named } else { plain };
-        let llama = llama::scripted().events([": ping\n\n", event]).start().await;
-        let gateway = gateway::before(&llama).start().await;
-        let answer = gateway.send(asked).await;
-        assert_eq!((answer.whole, answer.text()), (true, format!(": ping\n\n{event}")), "{end_mark}");
-        assert!(!is_complete(&gateway, &answer).await, "{end_mark}");
-        assert_eq!(stored(&gateway).await, 0.0);
+        let name = if end_mark.starts_with("event:") { "event: error\n" } else { "" };
+        one_error_is_enough(asked, &format!("{name}data: {error}\n\n")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_one_that_says_first_that_it_is_an_error() {
+    let error = "{\"type\":\"error\",\"error\":{\"type\":\"api_error\",\"message\":\"out of memory\"}}";
+    for (asked, _) in protocols().into_iter().filter(|(_, end_mark)| end_mark.starts_with("event:")) {
+        one_error_is_enough(asked, &format!("event: error\ndata: {error}\n\n")).await;
     }
 }
 
@@ -358,22 +382,28 @@ async fn a_refused_body_that_waits_to_be_asked_for_keeps_the_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_of_http_10_gets_no_chunks() {
-    for script in [llama::scripted(), llama::scripted().chunked_as([10])] {
+    for (script, connection) in [
+        (llama::scripted(), "close"),
+        (llama::scripted(), "keep-alive"),
+        (llama::scripted().chunked_as([10]), "close"),
+        (llama::scripted().chunked_as([10]), "keep-alive"),
+    ] {
         let llama = script.start().await;
         let gateway = gateway::before(&llama).start().await;
+        let old = |asked: Request| asked.http_10().header("connection", connection);
         for cache in ["miss", "hit"] {
-            let plain = gateway.send(chat("plain").http_10()).await;
+            let plain = gateway.send(old(chat("plain"))).await;
             assert_eq!((plain.cache(), content(&plain).as_str()), (cache, "Hello"));
-            let stream = gateway.send(chat_stream("stream").http_10()).await;
+            let stream = gateway.send(old(chat_stream("stream"))).await;
             assert_eq!((stream.cache(), stream.status), (cache, 200));
             let text = stream.text();
-            assert!(text.starts_with("data: ") && text.ends_with("data: [DONE]\n\n"), "{text}");
+            assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
             assert!(text.split_terminator("\n\n").all(|event| event.starts_with("data: ")), "{text}");
             for answer in [plain, stream] {
                 assert_eq!(answer.header("transfer-encoding"), None, "{answer:?}");
             }
         }
-        refused(&gateway.send(get("/nope").http_10()).await, 404, "not_found");
+        refused(&gateway.send(old(get("/nope"))).await, 404, "not_found");
     }
 }
 
@@ -480,13 +510,13 @@ async fn what_is_in_flight_at_the_signal_is_answered_with_a_close() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_comes_slowly_but_never_stops_is_heard() {
     let llama = llama::scripted().start().await;
-    let gateway = gateway::before(&llama).yaml("body: {idle: 300ms}").start().await;
+    let gateway = gateway::before(&llama).yaml("body: {idle: 1s}").start().await;
     let mut caller = gateway.caller().await;
     let body = r#"{"prompt":"slowly"}"#;
     let head = format!("POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
     caller.send_raw(head.as_bytes()).await;
     for byte in body.bytes() {
-        passes(Duration::from_millis(60)).await;
+        passes(Duration::from_millis(150)).await;
         caller.send_raw(&[byte]).await;
     }
     assert_eq!(caller.answering("POST").await.finish().await.0.status, 200);

@@ -121,5 +121,7 @@ async fn many_streams_at_once_do_not_mix() {
     assert!(answers.iter().all(|answer| answer.whole && answer.text().ends_with("data: [DONE]\n\n")));
     bodies.sort();
     bodies.dedup();
-    assert_eq!((bodies.len(), llama.finished()), (40, 40), "each has an answer of its own");
+    assert_eq!(bodies.len(), 40, "each has an answer of its own");
+    // A caller has all of it before the server has ended the connection's last chunk.
+    eventually!(llama.finished() == 40);
 }

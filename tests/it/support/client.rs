@@ -203,6 +203,19 @@ impl Caller {
         answer.unwrap_or_else(|_| panic!("no answer to {} {}", request.method, request.target))
     }
 
+    /// Whether this is answered with a 200, by a gateway that may not be one yet: it tries its addresses first, and
+    /// resets who was too early.
+    pub(crate) async fn is_told_200(&mut self, request: &Request) -> bool {
+        let Self { reader, writer, inbox } = self;
+        let told = async {
+            writer.write_all(&request.head()).await.ok()?;
+            let head = inbox.head(reader).await.ok()??;
+            let (_, whole) = read_body(reader, inbox, &mut head.framing()).await;
+            Some(whole && head.line.contains(" 200 "))
+        };
+        timeout(ANSWER_WAIT_MAX, told).await.is_ok_and(|told| told == Some(true))
+    }
+
     /// Sends the bytes as they are.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
         self.writer.write_all(bytes).await.expect("the gateway reads");

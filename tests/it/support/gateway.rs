@@ -145,6 +145,7 @@ impl Plan {
     }
 
     pub(crate) async fn start(self) -> Gateway {
+        let has_operators = self.yaml.is_some() && self.file().contains(&format!(":{ADMIN_PORT}}}"));
         let gateway = self.spawn();
         let given_up = Instant::now() + PATIENCE;
         while !gateway.answers("/live").await {
@@ -154,6 +155,8 @@ impl Plan {
             assert!(Instant::now() < given_up, "the gateway is not live:\n{}", gateway.stderr());
             tokio::time::sleep(PAUSE).await;
         }
+        // Its two listeners open one after the other.
+        eventually!(!has_operators || client::try_connect(gateway.admin_address()).await.is_some());
         gateway
     }
 
@@ -262,7 +265,7 @@ impl Gateway {
 
     async fn answers(&self, path: &str) -> bool {
         let Some(mut caller) = client::try_connect(self.address()).await else { return false };
-        caller.send(get(path)).await.status == 200
+        caller.is_told_200(&get(path)).await
     }
 
     /// What it has written to the access log so far.

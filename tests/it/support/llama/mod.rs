@@ -127,17 +127,15 @@ impl Llama {
     }
 
     pub(crate) async fn comes_back(&self) {
-        let mut bound = TcpListener::bind(self.address()).await;
-        // A gateway that another play is starting just now holds on to the old socket until it executes its binary.
-        eventually!({
-            if bound.is_err() {
-                bound = TcpListener::bind(self.address()).await;
-            }
-            bound.is_ok()
-        });
-        let listener = bound.expect("the address is ours");
+        // A process that another play starts holds every socket of this one until it has become the gateway.
+        eventually!(self.listens().await, "the address is ours");
+    }
+
+    async fn listens(&self) -> bool {
+        let Ok(listener) = TcpListener::bind(self.address()).await else { return false };
         let accepting = tokio::spawn(serve::accept(listener, Arc::clone(&self.stage)));
         *self.accepting.lock().expect("not poisoned") = Some(accepting);
+        true
     }
 
     /// How many requests of callers it has seen, whole.
