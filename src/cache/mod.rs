@@ -5,6 +5,7 @@ mod control;
 mod key;
 mod entry;
 mod store;
+pub mod render;
 
 pub use control::Control;
 pub use entry::{Entry, Recording};
