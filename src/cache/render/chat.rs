@@ -8,6 +8,8 @@ use super::json::{self, NULL, Object, Text};
 
 const PLAIN: &str = "chat.completion";
 const CHUNK: &str = "chat.completion.chunk";
+/// What stands on every chunk, in this order.
+const HEAD: [&str; 5] = ["created", "id", "model", "system_fingerprint", "object"];
 
 /// A message that is being told.
 #[derive(Debug, Default)]
@@ -107,10 +109,8 @@ fn piece<'a>(reason: Text<'a>, index: Text<'a>, name: &'static str, said: Object
 /// the report that follows the last of them is the first choice's.
 pub(super) fn stream(answer: Object<'_>, include_usage: bool) -> Option<String> {
     let mut whole = Whole::of(answer, PLAIN)?;
-    let mut head = Object::new();
-    ["created", "id"].into_iter().for_each(|name| head.adopt(&mut whole.head, name));
-    head.set_all(whole.head);
-    head.set("object", json::quoted(CHUNK));
+    whole.head.set("object", json::quoted(CHUNK));
+    let head = whole.head.in_order(&HEAD);
     let mut stream = Stream::default();
     let mut ends = Vec::new();
     for mut choice in whole.choices {
@@ -139,10 +139,10 @@ pub(super) fn stream(answer: Object<'_>, include_usage: bool) -> Option<String> 
         ends.push(told.with("usage", whole.usage?));
     }
     if let Some(last) = ends.last_mut() {
+        last.set_all(whole.others);
         if let Some(timings) = whole.timings {
             last.set("timings", timings);
         }
-        last.set_all(whole.others);
     }
     ends.iter().for_each(|end| stream.event(end));
     Some(stream.done())
@@ -215,7 +215,11 @@ pub(super) fn with_usage(stream: &str, wanted: bool) -> Option<String> {
             }
             continue;
         }
-        close(finish.take(), wanted, &mut rendered)?;
+        if let Some((ended, raw)) = finish.take() {
+            // Timings may stand on the last choice alone.
+            let wanted = wanted && ended.has("timings");
+            close(ended, raw, wanted, &mut rendered)?;
+        }
         if chunk.raw("usage").is_some_and(|usage| usage != NULL) {
             return None;
         }
@@ -226,22 +230,24 @@ pub(super) fn with_usage(stream: &str, wanted: bool) -> Option<String> {
             rendered.raw(event.raw);
         }
     }
-    close(finish, wanted, &mut rendered)?;
+    if let Some((ended, raw)) = finish {
+        close(ended, raw, wanted, &mut rendered)?;
+    }
     rendered.raw(done.raw);
     Some(rendered.end())
 }
 
 /// Writes an event that finished a choice and has no usage, and the usage if that is wanted.
-fn close(finish: Option<(Object<'_>, &str)>, wanted: bool, rendered: &mut Stream) -> Option<()> {
-    let Some((mut ended, raw)) = finish else { return Some(()) };
+fn close(mut ended: Object<'_>, raw: &str, wanted: bool, rendered: &mut Stream) -> Option<()> {
     if !wanted {
         rendered.raw(raw);
         return Some(());
     }
     let timings = ended.raw("timings")?;
     rendered.event(&ended);
-    ended.set("choices", "[]");
-    rendered.event(&ended.with("usage", counted(timings)?).with("timings", timings));
+    let mut told = Object::new().with("choices", "[]");
+    HEAD.into_iter().for_each(|name| told.copy(&ended, name));
+    rendered.event(&told.with("usage", counted(timings)?).with("timings", timings));
     Some(())
 }
 

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::events;
-use super::json::{self, NULL, Object, Text};
+use super::json::{self, MEMBERS_MAX, NULL, Object, Text};
 
 /// The members that stand on every chunk, in the order in which llama-server writes them in a plain answer.
 const HEAD: [&str; 3] = ["created", "model", "system_fingerprint"];
@@ -161,9 +161,11 @@ impl<'a> Logprobs<'a> {
         let lists = self.lists.get_or_insert_default();
         for (name, value) in Object::parse(text)? {
             let Cow::Borrowed(value) = value else { return None };
+            let full = lists.len() == MEMBERS_MAX;
             let own = lists.iter_mut().find(|(own, _)| *own == name);
             match (json::inside(value), own) {
                 (Some(piece), Some((_, pieces))) => pieces.push(piece),
+                (Some(_), None) if full => return None,
                 (Some(piece), None) => lists.push((name, vec![piece])),
                 (None, _) => self.others.agree(name, value)?,
             }

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Members are found by going through the list.
-const MEMBERS_MAX: usize = 256;
+pub(super) const MEMBERS_MAX: usize = 256;
 
 pub(super) const NULL: &str = "null";
 
@@ -108,12 +108,15 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Adds a member, or finds it there with the very same value. Null gives way to anything.
+    /// Adds a member, or finds it there with the very same value. Null gives way to anything. `None` if the values
+    /// differ or there are too many members.
     pub(super) fn agree(&mut self, name: impl Into<Cow<'a, str>>, value: impl Into<Text<'a>>) -> Option<()> {
         let (name, value) = (name.into(), value.into());
+        let full = self.0.len() == MEMBERS_MAX;
         match self.0.iter_mut().find(|(own, _)| *own == name) {
             Some((_, own)) if *own == NULL => *own = value,
             Some((_, own)) => return (*own == value || value == NULL).then_some(()),
+            None if full => return None,
             None => self.0.push((name, value)),
         }
         Some(())

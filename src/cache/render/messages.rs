@@ -48,8 +48,8 @@ pub(super) fn plain(stream: &str) -> Option<Object<'_>> {
     let mut start = events.next().filter(|event| event.name == Some("message_start"))?.object()?;
     let mut message = Object::parse(start.raw("message")?)?;
     let mut blocks = BTreeMap::new();
-    let mut ended = false;
-    for event in &mut events {
+    let (mut ended, mut stopped) = (false, false);
+    for event in events {
         let mut data = event.object()?;
         match event.name? {
             "ping" => {}
@@ -71,12 +71,11 @@ pub(super) fn plain(stream: &str) -> Option<Object<'_>> {
                 }
                 ended = true;
             }
-            "message_stop" if ended => break,
+            "message_stop" if ended && !stopped => stopped = true,
             _ => return None,
         }
     }
-    // Only pings may come after the end.
-    (ended && events.all(|event| event.name == Some("ping"))).then_some(())?;
+    stopped.then_some(())?;
     let blocks: Vec<_> = blocks.into_values().map(Block::say).collect::<Option<_>>()?;
     message.get("content")?;
     message.set("content", json::array(blocks));

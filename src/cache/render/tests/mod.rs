@@ -85,8 +85,8 @@ fn mask(text: &str, names: &[&str], which: impl Fn(&str) -> bool) -> String {
 
 /// Without what differs between any two answers to the same request.
 fn same(text: &str) -> String {
-    let own = ["time_ms", "id", "item_id", "call_id", "created", "created_at", "completed_at", "timings", "id_slot"];
-    let cache = ["cached_tokens", "cache_read_input_tokens", "input_tokens"];
+    let own = ["id", "item_id", "call_id", "created", "created_at", "completed_at", "timings", "id_slot"];
+    let cache = ["time_ms", "cached_tokens", "cache_read_input_tokens", "input_tokens"];
     // Logprobs have an `id` too, the token's.
     let masked = mask(text, &own, |value| !(value.len() < 6 && value.parse::<u32>().is_ok() && value != "0"));
     mask(&mask(&masked, &cache, |_| true), &["id_slot"], |_| true)
@@ -200,4 +200,90 @@ fn what_is_on_the_way_makes_no_difference() {
             assert_eq!(ours.as_ref(), Some(&plain), "{}", capture.name);
         }
     }
+}
+
+#[test]
+fn a_stream_that_was_cut_off_has_no_rendering() {
+    for capture in captures().iter().filter(|capture| capture.form != Form::Plain) {
+        let ends = capture.body.match_indices('\n').map(|(at, _)| at + 1);
+        for end in ends.filter(|end| *end < capture.body.len()) {
+            let (dialect, from) = (capture.dialect(), capture.form);
+            let cut = &capture.body[..end];
+            assert_eq!(rendered(dialect, from, cut, Form::Plain), None, "{}: {cut}", capture.name);
+        }
+    }
+}
+
+#[test]
+fn a_shape_that_is_not_known_has_no_rendering() {
+    let chat = |events: &[&str]| {
+        let events = events.iter().map(|event| format!("data: {event}\n\n")).collect::<String>();
+        let stream = events.replace('@', r#""object":"chat.completion.chunk","choices":[{"index":0"#);
+        rendered(Dialect::Chat, STREAM, &stream, Form::Plain)
+    };
+    let role = r#"{@,"delta":{"role":"assistant","content":null,"x":1}}]}"#;
+    let end =
+        r#"{@,"delta":{},"finish_reason":"stop"}],"timings":{"cache_n":1,"prompt_n":2,"predicted_n":3}}"#;
+    assert!(chat(&[role, end, "[DONE]"]).is_some());
+    let streams: [&[&str]; 12] = [
+        &[],
+        &["[DONE]"],
+        &[role, "[DONE]"],
+        &[role, end, end, "[DONE]"],
+        &[role, end, "[DONE]", end],
+        // Nothing tells the usage.
+        &[role, r#"{@,"delta":{},"finish_reason":"stop"}]}"#, "[DONE]"],
+        // An unknown member with two values.
+        &[role, r#"{@,"delta":{"x":2}}]}"#, end, "[DONE]"],
+        &[role, r#"{"error":{"message":"out of memory"}}"#, "[DONE]"],
+        &[role, r#"{@,"delta":{"content":7}}]}"#, end, "[DONE]"],
+        &[role, r#"{@,"delta":{"content":"\ud83d"}}]}"#, end, "[DONE]"],
+        &[role, r#"{@,"delta":{"a":1,"a":1}}]}"#, end, "[DONE]"],
+        &[role, r#"{@,"delta":{"tool_calls":[{"function":{"arguments":"1"}}]}}]}"#, end, "[DONE]"],
+    ];
+    for stream in streams {
+        assert_eq!(chat(stream), None, "{stream:?}");
+    }
+    let answers = [
+        (Dialect::Chat, r#"{"error":{"message":"no"}}"#),
+        (Dialect::Chat, r#"{"object":"chat.completion","choices":[],"usage":{}}"#),
+        (Dialect::Chat, r#"{"object":"list","choices":[{"index":0,"finish_reason":"stop"}]}"#),
+        (Dialect::Native, r#"[{"content":"a","stop":true}]"#),
+        (Dialect::Native, r#"{"content":"a"}"#),
+        (
+            Dialect::Messages,
+            r#"{"type":"message","stop_reason":"end_turn","content":[{"type":"server_tool_use"}]}"#,
+        ),
+        (Dialect::Responses, r#"{"status":"failed","output":[]}"#),
+        (
+            Dialect::Responses,
+            r#"{"status":"completed","output":[{"type":"web_search_call","status":"completed"}]}"#,
+        ),
+    ];
+    for (dialect, body) in answers {
+        assert_eq!(rendered(dialect, Form::Plain, body, USAGE), None, "{body}");
+    }
+    let events = ["event: response.audio.delta\ndata: {\"type\":\"response.audio.delta\"}\n\n", "id: 1\n\n"];
+    for stream in events {
+        assert_eq!(rendered(Dialect::Responses, STREAM, stream, Form::Plain), None, "{stream}");
+    }
+}
+
+#[test]
+fn what_is_deep_or_large_is_rendered_without_harm() {
+    let end =
+        r#"{"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"#;
+    let role = end.replace("{}", r#"{"role":"assistant"}"#).replace("\"stop\"", "null");
+    let stream = |member: &str| {
+        let timings = r#""timings":{"cache_n":1,"prompt_n":2,"predicted_n":3}"#;
+        format!("data: {role}\"y\":1}}\n\ndata: {end}{timings},{member}}}\n\ndata: [DONE]\n\n")
+    };
+    let deep = format!("\"x\":{}{}", "[".repeat(1 << 20), "]".repeat(1 << 20));
+    let plain = rendered(Dialect::Chat, STREAM, &stream(&deep), Form::Plain).expect("a rendering");
+    assert!(plain.contains(&deep));
+    let many: Vec<_> = (0..1 << 20).map(|number| format!("\"x{number}\":1")).collect();
+    assert_eq!(rendered(Dialect::Chat, STREAM, &stream(&many.join(",")), Form::Plain), None);
+    // Few members on each of many events.
+    let events = (0..1 << 16).map(|number| format!("data: {role}\"x{number}\":1}}\n\n")).collect::<String>();
+    assert_eq!(rendered(Dialect::Chat, STREAM, &(events + &stream("\"x\":1")), Form::Plain), None);
 }
