@@ -8,6 +8,7 @@ mod entry;
 mod shelf;
 mod store;
 mod flight;
+pub mod render;
 
 pub use control::Control;
 pub use entry::{Answer, Entry, Recording, Worth};
