@@ -17,12 +17,16 @@ pub(super) struct Shape {
     burst: u64,
 }
 
-/// One bucket. `now` is time since any fixed moment, and never runs backwards.
+/// One bucket. `now` is time since any fixed moment. Requests that race read the clock before they come here, and come
+/// in another order than they read it: an earlier `now` than one that was seen counts as that, or the bucket would
+/// look fuller to it than it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bucket {
     shape: Shape,
-    /// Nanoseconds times the rate's count.
+    /// Nanoseconds times the rate's count, as is `seen`.
     arrival: u128,
+    /// The latest `now` that a request was taken out at.
+    seen: u128,
 }
 
 /// What a bucket says of one request.
@@ -65,12 +69,16 @@ impl Shape {
 impl Bucket {
     /// A full bucket.
     pub(super) fn full(shape: Shape) -> Self {
-        Self { shape, arrival: 0 }
+        Self { shape, arrival: 0, seen: 0 }
+    }
+
+    fn time(&self, now: Duration) -> u128 {
+        self.shape.scaled(now).max(self.seen)
     }
 
     /// What the bucket would say, without taking anything.
     pub(super) fn ruling(&self, now: Duration) -> Ruling {
-        let now = self.shape.scaled(now);
+        let now = self.time(now);
         let after = self.arrival.max(now) + self.shape.cost();
         let most = now + u128::from(self.shape.burst) * self.shape.cost();
         if after <= most { Ruling::Admit } else { Ruling::Wait(self.shape.unscaled(after - most)) }
@@ -78,11 +86,12 @@ impl Bucket {
 
     /// Takes one request out. Call it only after [`Bucket::ruling`] admitted it at the same `now`.
     pub(super) fn take(&mut self, now: Duration) {
-        self.arrival = self.arrival.max(self.shape.scaled(now)) + self.shape.cost();
+        self.seen = self.time(now);
+        self.arrival = self.arrival.max(self.seen) + self.shape.cost();
     }
 
     pub(super) fn level(&self, now: Duration) -> Level {
-        let owed = self.arrival.saturating_sub(self.shape.scaled(now));
+        let owed = self.arrival.saturating_sub(self.time(now));
         let used = owed.div_ceil(self.shape.cost());
         Level {
             limit: self.shape.burst,
@@ -123,6 +132,13 @@ mod tests {
             ask(&mut bucket, start + Duration::from_millis(200)),
             Ruling::Wait(Duration::from_millis(200))
         );
+    }
+
+    #[test]
+    fn requests_that_come_in_another_order_than_their_times_get_all_that_there_is() {
+        let mut bucket = bucket("1/h", Some(50));
+        let times = (0..100).map(|n| Duration::from_secs(1000) + Duration::from_micros(99 - n * 37 % 100));
+        assert_eq!(times.filter(|now| ask(&mut bucket, *now) == Ruling::Admit).count(), 50);
     }
 
     #[test]
