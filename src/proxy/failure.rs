@@ -13,7 +13,8 @@ use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::respond;
 
-const BROKE_OFF: Refusal = Refusal::UpstreamError("broke off in the middle of its answer");
+/// What is told of an answer that ended before its end.
+pub(super) const BROKE_OFF: Refusal = Refusal::UpstreamError("broke off in the middle of its answer");
 
 /// A caller that left while its own body was on its way.
 pub(super) fn left_while_sending(gateway: &Gateway, ctx: &mut Context, error: Box<Error>) -> Box<Error> {

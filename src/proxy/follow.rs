@@ -11,13 +11,11 @@ use crate::cache::{Follower, Head, Landing, News};
 use crate::wire::error_event;
 
 use super::context::{Context, vacate};
+use super::failure::BROKE_OFF;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::respond;
 use super::settle;
-
-/// What is told of a flight whose leader is no more.
-const LOST: Refusal = Refusal::UpstreamError("broke off in the middle of its answer");
 
 pub(super) async fn follow(
     gateway: &Gateway,
@@ -40,7 +38,7 @@ pub(super) async fn follow(
             (_, None) => {}
             (Some(head), Some(Landing::Whole)) => return plain(gateway, session, ctx, head, held).await,
             (None, Some(Landing::Whole)) | (_, Some(Landing::Lost)) => {
-                return respond::refuse(gateway, session, ctx, LOST).await;
+                return respond::refuse(gateway, session, ctx, BROKE_OFF).await;
             }
             (_, Some(Landing::Broken(refusal))) => {
                 return respond::refuse(gateway, session, ctx, refusal).await;
@@ -131,7 +129,7 @@ async fn end(
     let failure = match landing {
         Landing::Whole => None,
         Landing::Broken(refusal) => Some(refusal),
-        Landing::Lost => Some(LOST),
+        Landing::Lost => Some(BROKE_OFF),
     };
     let last = failure.as_ref().map(|refusal| {
         let error = respond::broken_stream(refusal, ctx.arrival.protocol);
