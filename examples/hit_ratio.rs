@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::time::Duration;
 
-use ai_gateway::cache::{Answer, CachePolicy, Key, Store, Worth};
+use ai_gateway::cache::{Answer, CachePolicy, Form, Key, Store, Worth};
 use bytes::Bytes;
 use tinyufo::TinyUfo;
 
@@ -98,8 +98,12 @@ fn run(zipf: &Zipf, size_mib: u64, flood: bool) -> [f64; 3] {
         let in_lru = lru.touch(key);
         let in_choosy = choosy.get(&key).is_some();
         if !in_store {
-            let answer =
-                Answer { content_type: Bytes::new(), body: body.slice(..bytes), worth: Worth::default() };
+            let answer = Answer {
+                form: Form::Plain,
+                content_type: Bytes::new(),
+                body: body.slice(..bytes),
+                worth: Worth::default(),
+            };
             store.keep(full(key), answer, Duration::ZERO);
         }
         if !in_lru {

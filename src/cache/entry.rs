@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
+use super::form::Form;
 use super::key::Key;
 
 /// What an answer weighs beyond its bytes: itself and its husk, the store's node, its places in a queue and the index.
@@ -15,6 +16,8 @@ const OVERHEAD_BYTES: usize = 384;
 /// A whole answer, as it was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
+    /// As it was asked for.
+    pub form: Form,
     pub content_type: Bytes,
     pub body: Bytes,
     pub worth: Worth,
@@ -31,23 +34,38 @@ pub struct Worth {
 /// An answer that is kept.
 #[derive(Debug)]
 pub struct Entry {
+    /// In which it was recorded.
+    pub form: Form,
     pub content_type: Bytes,
     pub body: Bytes,
     pub worth: Worth,
     /// Since the process began.
     pub made_at: Duration,
     pub expires_at: Duration,
+    /// The forms that it cannot be given in, a bit each.
+    lacking: AtomicU8,
 }
 
 impl Entry {
     pub(super) fn new(answer: Answer, made_at: Duration, ttl: Duration) -> Self {
-        let Answer { content_type, body, worth } = answer;
-        Self { content_type, body, worth, made_at, expires_at: made_at + ttl }
+        let Answer { form, content_type, body, worth } = answer;
+        let (expires_at, lacking) = (made_at + ttl, AtomicU8::new(0));
+        Self { form, content_type, body, worth, made_at, expires_at, lacking }
     }
 
     /// All overhead counted.
     pub(super) fn bytes(&self) -> u64 {
         (self.body.len() + self.content_type.len() + OVERHEAD_BYTES) as u64
+    }
+
+    /// Whether it was found to have no rendering in a form.
+    pub fn lacks(&self, form: Form) -> bool {
+        self.lacking.load(Ordering::Relaxed) & 1 << form.index() != 0
+    }
+
+    /// Takes in that it has none.
+    pub fn note_lacking(&self, form: Form) {
+        self.lacking.fetch_or(1 << form.index(), Ordering::Relaxed);
     }
 
     pub fn age(&self, now: Duration) -> Duration {

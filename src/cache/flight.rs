@@ -8,12 +8,13 @@
 //! Locks: the map of flights first, then a flight's state.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use http::StatusCode;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
+use super::form::Form;
 use super::key::Key;
 
 /// A larger answer is not shared further.
@@ -54,10 +55,16 @@ pub struct Head {
 /// One answer in the making.
 pub struct Flight<E> {
     key: Key,
+    /// In which the leader asked for it.
+    form: Form,
     map: Map<E>,
     state: Mutex<State<E>>,
     /// Rings whenever the state changes.
     bell: watch::Sender<()>,
+    /// The whole of it in one piece, for all who want it so.
+    whole: OnceLock<Bytes>,
+    /// The same in the other forms, by their places: each is made once.
+    renderings: [OnceCell<Option<Bytes>>; Form::COUNT],
 }
 
 struct State<E> {
@@ -76,8 +83,8 @@ impl<E: Clone> Default for Flights<E> {
 }
 
 impl<E: Clone> Flights<E> {
-    /// Boards the flight of this key, unless `look_up` finds the answer, or begins one.
-    pub fn board<T>(&self, key: Key, look_up: impl FnOnce() -> Option<T>) -> Boarding<E, T> {
+    /// Boards the flight of this key, unless `look_up` finds the answer, or begins one in this form.
+    pub fn board<T>(&self, key: Key, form: Form, look_up: impl FnOnce() -> Option<T>) -> Boarding<E, T> {
         let mut map = lock(&self.0);
         if let Some(flight) = map.get(&key) {
             let flight = Arc::clone(flight);
@@ -97,8 +104,15 @@ impl<E: Clone> Flights<E> {
             followers: 0,
             leader_gone: false,
         };
-        let bell = watch::Sender::new(());
-        let flight = Arc::new(Flight { key, map: Arc::clone(&self.0), state: Mutex::new(state), bell });
+        let flight = Arc::new(Flight {
+            key,
+            form,
+            map: Arc::clone(&self.0),
+            state: Mutex::new(state),
+            bell: watch::Sender::new(()),
+            whole: OnceLock::new(),
+            renderings: Default::default(),
+        });
         map.insert(key, Arc::clone(&flight));
         Boarding::Lead(Leader(flight))
     }
@@ -225,6 +239,21 @@ pub struct News<E> {
 }
 
 impl<E: Clone> Follower<E> {
+    /// In which the answer is being made.
+    pub fn form(&self) -> Form {
+        self.flight.form
+    }
+
+    /// All that was made, in one piece: of use once it has landed whole.
+    pub fn whole(&self) -> Bytes {
+        self.flight.whole.get_or_init(|| self.flight.state().chunks.concat().into()).clone()
+    }
+
+    /// Where its rendering in another form goes, made by the first who wants it.
+    pub fn rendering(&self, form: Form) -> &OnceCell<Option<Bytes>> {
+        &self.flight.renderings[form.index()]
+    }
+
     /// Waits for news. After a landing there are none. May be dropped at any moment: nothing is missed.
     pub async fn next(&mut self) -> News<E> {
         loop {
@@ -273,7 +302,7 @@ mod tests {
     type Answer = Boarding<&'static str, ()>;
 
     fn board(flights: &Flights<&'static str>) -> Answer {
-        flights.board([7; 32], || None)
+        flights.board([7; 32], Form::Plain, || None)
     }
 
     fn lead(boarding: Answer) -> Leader<&'static str> {
@@ -336,7 +365,7 @@ mod tests {
         drop(leader);
         drop(follow(board(&flights)));
         drop(successor);
-        assert!(matches!(flights.board([7; 32], || Some(())), Boarding::Fresh(())));
+        assert!(matches!(flights.board([7; 32], Form::Plain, || Some(())), Boarding::Fresh(())));
     }
 
     #[tokio::test]

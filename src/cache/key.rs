@@ -1,20 +1,23 @@
 //! The key of an answer: what must be equal for two requests to have the same answer.
 //!
-//! SHA-256 over scope, endpoint, form, model, and the RFC 8785 form of the body without the members below. Member
-//! order, white space and number spelling do not matter; everything else does.
+//! SHA-256 over scope, endpoint, model, and the RFC 8785 form of the body without the members below. Member order,
+//! white space and number spelling do not matter; everything else does. The form of the answer does not: one entry
+//! serves streams and plain answers alike.
 
 use std::io::{self, Write};
 
 use serde_json::{Map, Number, Value};
 use sha2::{Digest, Sha256};
 
+use super::form::Form;
+
 /// The whole hash; a hit compares all of it.
 pub type Key = [u8; 32];
 
 /// Members that cannot change the answer, each with the reason.
 const NEUTRAL: &[&str] = &[
-    "stream",            // the form of the answer, which the key holds apart
-    "stream_options",    // the same; see `Form`
+    "stream",            // the form of the answer: one entry serves them all
+    "stream_options",    // the same; but see `Question::is_peculiar`
     "user",              // an abuse-tracking id; the server ignores it
     "metadata",          // the caller's own notes, echoed nowhere by llama-server
     "safety_identifier", // OpenAI's successor of `user`
@@ -24,13 +27,11 @@ const NEUTRAL: &[&str] = &[
     "sse_ping_interval", // comments between the events of a stream
 ];
 
-/// In which form an answer was asked for. One entry holds one form.
-#[derive(Debug, Clone, Copy)]
-pub enum Form<'a> {
-    Plain,
-    /// With `stream_options`, which choose the events that carry usage.
-    Stream(Option<&'a Value>),
-}
+/// Members that put events into a stream of which a plain answer knows nothing.
+const SHOWN_IN_STREAMS: &[&str] = &[
+    "return_progress",   // how much of the prompt has been read
+    "timings_per_token", // timings on every event
+];
 
 /// Everything that tells one answer from another.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ pub struct Question<'a> {
     pub scope: Option<&'a str>,
     /// The endpoint's path on the server.
     pub endpoint: &'a str,
-    pub form: Form<'a>,
+    pub form: Form,
     /// The upstream and the name of the model there.
     pub upstream: &'a str,
     pub model: Option<&'a str>,
@@ -65,19 +66,39 @@ impl Question<'_> {
         for (name, value) in self.headers {
             hash.part(name.as_bytes(), Some(value));
         }
-        match self.form {
-            Form::Plain => hash.part(b"plain", None),
-            Form::Stream(None | Some(Value::Null)) => hash.part(b"stream", None),
-            Form::Stream(Some(options)) => {
-                hash.part(b"stream", Some(b"options"));
-                write_value(options, &mut hash).expect("a hasher takes every byte");
-            }
+        if self.is_peculiar() {
+            hash.part(b"form", Some(&[self.form.index() as u8]));
+            let options = self.body.get("stream_options").unwrap_or(&Value::Null);
+            write_value(options, &mut hash).expect("a hasher takes every byte");
         }
         hash.part(b"body", None);
         let members = self.body.iter().filter(|(name, _)| !NEUTRAL.contains(&name.as_str()));
         write_object(members.collect(), &mut hash).expect("a hasher takes every byte");
         hash.0.finalize().into()
     }
+
+    /// Whether a stream is asked for that tells what cannot be told in another form: then it has an entry of its own.
+    fn is_peculiar(&self) -> bool {
+        let asked = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
+        let known = |options: &Value| match options {
+            Value::Null => true,
+            Value::Object(options) => options.iter().all(|(name, value)| {
+                name == "include_usage" && matches!(value, Value::Null | Value::Bool(_))
+            }),
+            _ => false,
+        };
+        self.form != Form::Plain
+            && (SHOWN_IN_STREAMS.iter().any(|name| self.body.get(*name).is_some_and(asked))
+                || !self.body.get("stream_options").is_none_or(known))
+    }
+}
+
+/// The key of the same answer in one form only: for shapes that cannot be rendered in another.
+pub fn only(key: &Key, form: Form) -> Key {
+    let mut hash = Hasher(Sha256::new());
+    hash.part(b"only", Some(&[form.index() as u8]));
+    hash.part(b"key", Some(key));
+    hash.0.finalize().into()
 }
 
 struct Hasher(Sha256);
@@ -236,12 +257,9 @@ mod tests {
     fn every_part_of_a_question_counts() {
         let body = Map::new();
         let base = question(&body).key();
-        let options = serde_json::json!({"include_usage": true});
         let others = [
             Question { scope: Some("alice"), ..question(&body) },
             Question { endpoint: "/completion", ..question(&body) },
-            Question { form: Form::Stream(None), ..question(&body) },
-            Question { form: Form::Stream(Some(&options)), ..question(&body) },
             Question { upstream: "other", ..question(&body) },
             Question { model: None, ..question(&body) },
             Question { fingerprint: Some([0; 32]), ..question(&body) },
@@ -253,6 +271,31 @@ mod tests {
             assert_ne!(*other, base);
             assert!(!others[..index].contains(other));
         }
+    }
+
+    #[test]
+    fn the_form_counts_where_a_stream_tells_more() {
+        const STREAM: Form = Form::Stream { include_usage: false };
+        let key = |body: &str, form: Form| {
+            let body = serde_json::from_str(body).expect("a JSON object");
+            Question { form, ..question(&body) }.key()
+        };
+        for (body, shared) in [
+            ("{}", true),
+            (r#"{"stream_options":null}"#, true),
+            (r#"{"stream_options":{"include_usage":true}}"#, true),
+            (r#"{"return_progress":false,"timings_per_token":null}"#, true),
+            (r#"{"stream_options":{"include_usage":"yes"}}"#, false),
+            (r#"{"stream_options":{"include_usage":true,"continuous_usage_stats":true}}"#, false),
+            (r#"{"stream_options":[]}"#, false),
+            (r#"{"return_progress":true}"#, false),
+            (r#"{"timings_per_token":true}"#, false),
+        ] {
+            assert_eq!(key(body, Form::Plain) == key(body, STREAM), shared, "{body}");
+        }
+        let keys =
+            [Form::Plain, STREAM, Form::Stream { include_usage: true }].map(|form| only(&[7; 32], form));
+        assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2] && !keys.contains(&[7; 32]));
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

@@ -2,6 +2,7 @@
 
 mod policy;
 mod control;
+mod form;
 mod key;
 mod purge;
 mod entry;
@@ -13,7 +14,8 @@ pub mod render;
 pub use control::Control;
 pub use entry::{Answer, Entry, Recording, Worth};
 pub use flight::{Boarding, Flight, Flights, Follower, Head, Landing, Leader, News};
-pub use key::{Form, Key, Question};
+pub use form::{Dialect, Form};
+pub use key::{Key, Question, only};
 pub use policy::{Answers, CachePolicy, Scope};
 pub use purge::{Purge, Purges};
 pub use store::{Holding, Store};

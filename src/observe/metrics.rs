@@ -8,15 +8,11 @@ use std::sync::RwLock;
 use std::time::Duration;
 
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry,
+    TextEncoder,
 };
 
-/// OpenTelemetry's GenAI buckets for durations (10 ms to 82 s), extended down to 1 ms and up to 20 minutes; seconds.
-const SECONDS: &[f64] = &[
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
-    163.84, 327.68, 655.36, 1200.0,
-];
+use super::families::Table;
 
 /// How a request met the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -84,6 +80,8 @@ pub struct Metrics {
     pub cache_hits: IntCounter,
     pub cache_misses: IntCounter,
     pub cache_shared: IntCounter,
+    pub cache_rendered: IntCounter,
+    pub cache_unrendered: IntCounter,
     pub cache_saved_tokens: IntCounter,
     pub cache_saved_seconds: Counter,
     cache_stored: IntCounter,
@@ -171,6 +169,14 @@ impl Metrics {
             )?,
             cache_shared: table
                 .counter("cache_shared_total", "Requests answered by the generation of another.")?,
+            cache_rendered: table.counter(
+                "cache_rendered_total",
+                "Answers given in another form (stream, plain) than they were made in.",
+            )?,
+            cache_unrendered: table.counter(
+                "cache_unrendered_total",
+                "Answers that could not be given in another form: it was made anew.",
+            )?,
             cache_saved_tokens: table.counter(
                 "cache_saved_tokens_total",
                 "Completion tokens of hits, which no server had to make.",
@@ -344,49 +350,4 @@ impl Metrics {
 /// Brings a counter up to a total that is counted elsewhere.
 fn catch_up(counter: &IntCounter, total: u64) {
     counter.inc_by(total.saturating_sub(counter.get()));
-}
-
-/// Makes families and registers them.
-struct Table<'a>(&'a Registry);
-
-impl Table<'_> {
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        let family = IntCounterVec::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        let family = IntCounter::new(name, help)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
-    }
-
-    fn seconds(&self, name: &str, help: &str) -> prometheus::Result<Counter> {
-        let family = Counter::new(name, help)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        let family = IntGauge::new(name, help)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
-    }
-
-    fn float(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
-        let family = Gauge::new(name, help)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
-    }
-
-    fn floats(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
-        let family = GaugeVec::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
-    }
-
-    fn histogram(&self, name: &str, help: &str) -> prometheus::Result<Histogram> {
-        let family = Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
-    }
-
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<HistogramVec> {
-        let family = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
-    }
 }

@@ -1,5 +1,6 @@
 //! What happened: metrics, and one line a request.
 
+mod families;
 mod metrics;
 mod line;
 mod writer;

@@ -3,18 +3,18 @@
 //! Path and method, address, key, request limits, body, model, cache. Start reading here.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 use http::{Method, header};
 use pingora_proxy::Session;
 
 use crate::auth::presented;
-use crate::cache::{Boarding, Control, Entry, Follower, Form, Question, Scope};
-use crate::observe::CacheOutcome;
+use crate::cache::{Control, Dialect, Follower, Form, Question, Scope};
 use crate::route::Resolved;
 use crate::wire::{self, Astray, BodyKind, Document, Endpoint, HEADERS_KEYED, Model, Own, Target, Work};
 
+use super::ask::{Hit, Waiting, ask};
 use super::body::{self, Stop};
 use super::context::{Asked, Context, InFlight, Job, Keep};
 use super::gateway::Gateway;
@@ -30,9 +30,11 @@ pub(super) enum Verdict {
     /// The gateway answers by itself.
     Own(Own),
     /// The answer is kept.
-    Hit(Arc<Entry>),
+    Hit(Hit),
     /// Another caller's request is producing it.
     Follow(Follower<Refusal>),
+    /// The same, but in another form.
+    Wait(Box<Waiting>),
     /// A server answers.
     Forward(Job),
 }
@@ -83,43 +85,9 @@ pub(super) async fn admit(
     let resolved = resolve(gateway, understood.model(), &mut ctx.asked)?;
 
     let control = cache_control(session);
-    let keep = cache_key(gateway, session, endpoint, &understood, &resolved, &mut ctx.asked, control);
-    if let Some(keep) = keep.filter(|_| !control.no_cache)
-        && let Some(entry) = gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max)
-    {
-        ctx.asked.cache = CacheOutcome::Hit;
-        return Ok(Verdict::Hit(entry));
-    }
-    if control.only_if_cached {
-        return Err(Refusal::NotCached.into());
-    }
-    // A fresh answer is asked for: one that is being made may be older than the asking.
-    if let Some(keep) = keep.filter(|_| !control.no_cache) {
-        let look_up = || gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max);
-        match gateway.flights.board(keep.key, look_up) {
-            Boarding::Fresh(entry) => {
-                ctx.asked.cache = CacheOutcome::Hit;
-                return Ok(Verdict::Hit(entry));
-            }
-            Boarding::Busy(follower) => {
-                ctx.guards.follows = Some(InFlight::new(&gateway.metrics.flight_followers));
-                ctx.asked.cache = CacheOutcome::Shared;
-                ctx.asked.cache_detail = "fwd=uri-miss; collapsed";
-                return Ok(Verdict::Follow(follower));
-            }
-            Boarding::Lead(leader) => {
-                ctx.flight = Some(Arc::clone(leader.flight()));
-                ctx.leads = Some(leader);
-            }
-        }
-    }
-    if keep.is_some() {
-        ctx.asked.cache = CacheOutcome::Miss;
-        ctx.asked.cache_detail = if control.no_cache { "fwd=request" } else { "fwd=uri-miss" };
-    }
-
+    let keep = keep(gateway, session, endpoint, &understood, &resolved, &mut ctx.asked, control);
     let body = understood.forwarded(body, &resolved);
-    Ok(Verdict::Forward(Job { endpoint, body, resolved, keep }))
+    Ok(ask(gateway, ctx, Job { endpoint, body, resolved, keep }, control).await?)
 }
 
 fn headers_within_bounds(session: &Session) -> Result<(), Refusal> {
@@ -219,8 +187,8 @@ fn cache_control(session: &Session) -> Control {
     Control::read(values.filter_map(|value| value.to_str().ok()))
 }
 
-/// The key of the answer, or `None` where it is neither kept nor looked for.
-fn cache_key(
+/// Where the answer is kept, or `None` where it is neither kept nor looked for.
+fn keep(
     gateway: &Gateway,
     session: &Session,
     endpoint: &Endpoint,
@@ -231,6 +199,8 @@ fn cache_key(
 ) -> Option<Keep> {
     asked.stream = understood.stream();
     let Understood::Json { document, stream } = understood else { return None };
+    let dialect = Dialect::of(endpoint.path);
+    let form = Form::asked(dialect, *stream, &document.members);
     let key = asked.caller.as_ref().map(|(index, _)| *index);
     let computed = endpoint.work == Work::Compute;
     let keeps = gateway.store.keeps()
@@ -249,7 +219,7 @@ fn cache_key(
             Scope::Gateway => None,
         },
         endpoint: endpoint.path,
-        form: if *stream { Form::Stream(document.members.get("stream_options")) } else { Form::Plain },
+        form,
         upstream: &resolved.upstream.spec.name,
         model: resolved.rename.as_deref().or(resolved.name.as_deref()),
         fingerprint: Some(fingerprint),
@@ -261,5 +231,5 @@ fn cache_key(
         headers: &keyed,
         body: &document.members,
     };
-    Some(Keep { key: question.key(), fingerprint })
+    Some(Keep { key: question.key(), form, dialect, fingerprint })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 
-use crate::cache::{Flight, Key, Landing, Leader};
+use crate::cache::{Dialect, Flight, Form, Key, Landing, Leader, only};
 use crate::limit::{Level, Permit};
 use crate::observe::CacheOutcome;
 use crate::route::{Lease, Resolved, Server};
@@ -106,8 +106,18 @@ pub(super) struct Job {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Keep {
     pub(super) key: Key,
+    /// In which it is asked for.
+    pub(super) form: Form,
+    pub(super) dialect: Option<Dialect>,
     /// What the servers reported of the model when the request came: an answer of another model is not kept.
     pub(super) fingerprint: [u8; 32],
+}
+
+impl Keep {
+    /// The same, for this form alone.
+    pub(super) fn only(self) -> Self {
+        Self { key: only(&self.key, self.form), ..self }
+    }
 }
 
 /// Its tries at servers.

@@ -1,5 +1,5 @@
 //! A caller that joined an answer in the making: all that has been sent so far at once, then as it comes. A plain
-//! answer is given when it is whole.
+//! answer is given when it is whole, and so is one that is made in another form.
 
 use bytes::Bytes;
 use http::{StatusCode, header};
@@ -10,6 +10,8 @@ use pingora_proxy::Session;
 use crate::cache::{Follower, Head, Landing, News};
 use crate::wire::error_event;
 
+use super::admit::Verdict;
+use super::ask::{self, Waiting};
 use super::context::{Context, vacate};
 use super::failure::BROKE_OFF;
 use super::gateway::Gateway;
@@ -31,19 +33,62 @@ pub(super) async fn follow(
         let news = next(session, ctx, &mut follower).await?;
         head = head.or(news.head);
         held.extend(news.chunks);
-        match (&head, news.landing) {
-            (Some(head), landing) if is_stream(head) => {
-                return stream(gateway, session, ctx, follower, head, held, landing).await;
-            }
-            (_, None) => {}
-            (Some(head), Some(Landing::Whole)) => return plain(gateway, session, ctx, head, held).await,
-            (None, Some(Landing::Whole)) | (_, Some(Landing::Lost)) => {
-                return respond::refuse(gateway, session, ctx, BROKE_OFF).await;
-            }
-            (_, Some(Landing::Broken(refusal))) => {
-                return respond::refuse(gateway, session, ctx, refusal).await;
-            }
+        if let Some(head) = head.as_ref().filter(|head| is_stream(head)) {
+            return stream(gateway, session, ctx, follower, head, held, news.landing).await;
         }
+        if let Some(landing) = news.landing {
+            return match landed(head, landing) {
+                Ok(head) => whole(gateway, session, ctx, &head, follower.whole()).await,
+                Err(refusal) => respond::refuse(gateway, session, ctx, refusal).await,
+            };
+        }
+    }
+}
+
+/// Waits for an answer that is being made in another form, and gives it in the form that was asked for. Where it has
+/// no rendering, what is to be done instead.
+pub(super) async fn wait(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    mut waiting: Waiting,
+) -> Result<Option<Result<Verdict, Refusal>>> {
+    let mut head: Option<Head> = None;
+    let landing = loop {
+        let news = next(session, ctx, &mut waiting.follower).await?;
+        head = head.or(news.head);
+        if let Some(landing) = news.landing {
+            break landing;
+        }
+    };
+    let head = match landed(head, landing) {
+        Ok(head) => head,
+        Err(refusal) => return respond::refuse(gateway, session, ctx, refusal).await.map(|()| None),
+    };
+    let Waiting { follower, keep, .. } = &waiting;
+    if head.status != StatusCode::OK {
+        // A refusal of the server's own has one form.
+        return whole(gateway, session, ctx, &head, follower.whole()).await.map(|()| None);
+    }
+    let render = || ask::rendered(keep.dialect, follower.form(), follower.whole(), keep.form);
+    let body = follower.rendering(keep.form).get_or_init(render).await.clone();
+    ask::note_rendering(gateway, body.is_some());
+    match body {
+        Some(body) => {
+            let content_type = Bytes::from_static(keep.form.content_type().as_bytes());
+            let head = Head { content_type, ..head };
+            whole(gateway, session, ctx, &head, body).await.map(|()| None)
+        }
+        None => Ok(Some(ask::ask_alone(gateway, ctx, waiting).await)),
+    }
+}
+
+/// What an answer that has landed is given as.
+fn landed(head: Option<Head>, landing: Landing<Refusal>) -> Result<Head, Refusal> {
+    match (head, landing) {
+        (Some(head), Landing::Whole) => Ok(head),
+        (None, Landing::Whole) | (_, Landing::Lost) => Err(BROKE_OFF),
+        (_, Landing::Broken(refusal)) => Err(refusal),
     }
 }
 
@@ -67,17 +112,18 @@ async fn next(
     }
 }
 
-async fn plain(
+async fn whole(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Context,
     head: &Head,
-    chunks: Vec<Bytes>,
+    body: Bytes,
 ) -> Result<()> {
-    drop(vacate(&ctx.guards.permit));
+    // What the request took is back before its caller can know of it.
+    ctx.release();
     let mut answer = ResponseHeader::build(head.status, Some(20))?;
     answer.insert_header(header::CONTENT_TYPE, head.content_type.as_ref())?;
-    respond::send(gateway, session, ctx, answer, Bytes::from(chunks.concat())).await
+    respond::send(gateway, session, ctx, answer, body).await
 }
 
 async fn stream(

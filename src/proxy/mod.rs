@@ -11,6 +11,7 @@
 
 mod admit;
 mod arrival;
+mod ask;
 mod body;
 mod clock;
 mod context;
@@ -85,13 +86,21 @@ impl ProxyHttp for Proxy {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         let gateway = &*self.0;
-        match admit::admit(gateway, session, ctx).await {
+        let mut verdict = admit::admit(gateway, session, ctx).await;
+        while let Ok(Verdict::Wait(waiting)) = verdict {
+            match follow::wait(gateway, session, ctx, *waiting).await? {
+                None => return Ok(true),
+                Some(next) => verdict = next.map_err(Stop::from),
+            }
+        }
+        match verdict {
             Ok(Verdict::Forward(job)) => {
                 ctx.job = Some(job);
                 return Ok(false);
             }
-            Ok(Verdict::Hit(entry)) => respond::hit(gateway, session, ctx, &entry).await?,
+            Ok(Verdict::Hit(hit)) => respond::hit(gateway, session, ctx, hit).await?,
             Ok(Verdict::Follow(follower)) => follow::follow(gateway, session, ctx, follower).await?,
+            Ok(Verdict::Wait(_)) => {}
             Ok(Verdict::Preflight) => respond::preflight(gateway, session, ctx).await?,
             Ok(Verdict::Own(own)) => answer_own(gateway, session, ctx, own).await?,
             Err(Stop::Refused(refusal)) => respond::refuse(gateway, session, ctx, refusal).await?,

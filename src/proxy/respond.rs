@@ -10,10 +10,11 @@ use pingora::http::ResponseHeader;
 use pingora::{Error, Result};
 use pingora_proxy::Session;
 
-use crate::cache::{Entry, Landing};
+use crate::cache::Landing;
 use crate::observe::milliseconds;
 use crate::wire::Protocol;
 
+use super::ask::Hit;
 use super::body::{discard, linger};
 use super::context::Context;
 use super::cors;
@@ -103,22 +104,18 @@ fn tell(answer: &mut ResponseHeader, refusal: &Refusal, told: &Told) -> Result<(
     Ok(())
 }
 
-/// Answers from the cache: the bytes that were sent before.
-pub(super) async fn hit(
-    gateway: &Gateway,
-    session: &mut Session,
-    ctx: &mut Context,
-    entry: &Entry,
-) -> Result<()> {
+/// Answers from the cache.
+pub(super) async fn hit(gateway: &Gateway, session: &mut Session, ctx: &mut Context, hit: Hit) -> Result<()> {
+    let Hit { entry, content_type, body } = hit;
     ctx.release();
     gateway.metrics.saved(entry.worth.completion_tokens, entry.worth.time);
     let now = gateway.clock.now();
     let mut answer = ResponseHeader::build(StatusCode::OK, Some(20))?;
-    answer.insert_header(header::CONTENT_TYPE, entry.content_type.as_ref())?;
+    answer.insert_header(header::CONTENT_TYPE, content_type.as_ref())?;
     answer.insert_header(header::AGE, entry.age(now).as_secs())?;
     let ttl = entry.expires_at.saturating_sub(now).as_secs();
     answer.insert_header("cache-status", format!("ai-gateway; hit; ttl={ttl}"))?;
-    send(gateway, session, ctx, answer, entry.body.clone()).await
+    send(gateway, session, ctx, answer, body).await
 }
 
 /// Answers with JSON of the gateway's own.

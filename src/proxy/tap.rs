@@ -12,7 +12,7 @@ use serde::de::IgnoredAny;
 use crate::cache::{Answer, Head, Key, Recording, Worth};
 use crate::wire::{BodyKind, Usage, Watch, error_event};
 
-use super::context::Job;
+use super::context::{Job, Keep};
 
 /// A plain answer that is not kept is read up to here for what it says of its usage.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -20,8 +20,8 @@ const READ_BYTES_MAX: usize = 1 << 20;
 /// One answer.
 #[derive(Debug)]
 pub(super) struct Tap {
-    form: Form,
-    keep: Option<Key>,
+    kind: Kind,
+    keep: Option<Keep>,
     /// `None`: larger than what is kept, or not of interest.
     recording: Option<Recording>,
     content_type: Bytes,
@@ -34,7 +34,7 @@ pub(super) struct Tap {
 }
 
 #[derive(Debug)]
-enum Form {
+enum Kind {
     Stream(Watch),
     Json(Usage),
     Other,
@@ -104,19 +104,19 @@ impl Tap {
     pub(super) fn new(job: &Job, answer: &ResponseHeader, framed: bool, entry_bytes_max: usize) -> Self {
         let content_type = content_type(answer);
         let ok = answer.status == StatusCode::OK;
-        let form = match content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii() {
-            b"text/event-stream" if ok => Form::Stream(Watch::new(job.endpoint.protocol)),
-            b"application/json" if ok => Form::Json(Usage::default()),
-            _ => Form::Other,
+        let kind = match content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii() {
+            b"text/event-stream" if ok => Kind::Stream(Watch::new(job.endpoint.protocol)),
+            b"application/json" if ok => Kind::Json(Usage::default()),
+            _ => Kind::Other,
         };
-        let keep = job.keep.map(|keep| keep.key).filter(|_| ok && framed && !matches!(form, Form::Other));
-        let recording = match (keep, &form) {
+        let keep = job.keep.filter(|_| ok && framed && !matches!(kind, Kind::Other));
+        let recording = match (keep, &kind) {
             (Some(_), _) => Some(Recording::new(entry_bytes_max)),
-            (None, Form::Json(_)) => Some(Recording::new(READ_BYTES_MAX)),
+            (None, Kind::Json(_)) => Some(Recording::new(READ_BYTES_MAX)),
             (None, _) => None,
         };
         let marked = job.endpoint.body == BodyKind::Json;
-        Self { form, keep, recording, content_type, framed, marked, whole: false }
+        Self { kind, keep, recording, content_type, framed, marked, whole: false }
     }
 
     /// Takes in a chunk. `Some` once: when a stream's end mark has passed, whatever may follow it.
@@ -124,7 +124,7 @@ impl Tap {
         if self.recording.as_mut().is_some_and(|recording| !recording.push(chunk)) {
             self.recording = None;
         }
-        let Form::Stream(watch) = &mut self.form else { return None };
+        let Kind::Stream(watch) = &mut self.kind else { return None };
         watch.feed(chunk);
         let ends = watch.ended() && watch.cut().is_empty() && !self.whole;
         ends.then(|| {
@@ -141,9 +141,10 @@ impl Tap {
 
     fn kept(&self, body: Option<Bytes>, took: Duration) -> End {
         match (self.keep, body) {
-            (Some(key), Some(body)) => {
+            (Some(Keep { key, form, .. }), Some(body)) => {
                 let content_type = self.content_type.clone();
-                End::Keep(Keepsake { key, answer: Answer { content_type, body, worth: self.worth(took) } })
+                let answer = Answer { form, content_type, body, worth: self.worth(took) };
+                End::Keep(Keepsake { key, answer })
             }
             _ => End::Whole,
         }
@@ -155,12 +156,12 @@ impl Tap {
             return End::Whole;
         }
         let body = self.recording.take().map(Recording::into_body);
-        let good = match (&mut self.form, &body) {
-            (Form::Stream(watch), _) if watch.failed() => return End::Failed,
-            (Form::Stream(watch), _) if !watch.ended() && self.marked => return End::Cut,
+        let good = match (&mut self.kind, &body) {
+            (Kind::Stream(watch), _) if watch.failed() => return End::Failed,
+            (Kind::Stream(watch), _) if !watch.ended() && self.marked => return End::Cut,
             // The mark came without the blank line that ends its event, or there is none.
-            (Form::Stream(watch), _) => watch.ended(),
-            (Form::Json(usage), Some(body)) => {
+            (Kind::Stream(watch), _) => watch.ended(),
+            (Kind::Json(usage), Some(body)) => {
                 usage.note(body);
                 let read = read(body);
                 if read == Read::Incomplete && !self.framed {
@@ -169,7 +170,7 @@ impl Tap {
                 read == Read::Good
             }
             // Nothing tells: what a server ends is taken as whole, and not kept.
-            (Form::Json(_) | Form::Other, _) => false,
+            (Kind::Json(_) | Kind::Other, _) => false,
         };
         if good { self.kept(body, took) } else { End::Whole }
     }
@@ -186,19 +187,19 @@ impl Tap {
 
     /// Whether the answer is a stream of events; then, what ends it when it cannot go on.
     pub(super) fn last_event(&self, error: &str) -> Option<Bytes> {
-        match &self.form {
-            Form::Stream(watch) => {
+        match &self.kind {
+            Kind::Stream(watch) => {
                 Some(Bytes::from(watch.cut().to_owned() + &error_event(watch.protocol(), error)))
             }
-            Form::Json(_) | Form::Other => None,
+            Kind::Json(_) | Kind::Other => None,
         }
     }
 
     pub(super) fn usage(&self) -> Option<&Usage> {
-        match &self.form {
-            Form::Stream(watch) => Some(&watch.usage),
-            Form::Json(usage) => Some(usage),
-            Form::Other => None,
+        match &self.kind {
+            Kind::Stream(watch) => Some(&watch.usage),
+            Kind::Json(usage) => Some(usage),
+            Kind::Other => None,
         }
     }
 }

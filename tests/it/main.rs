@@ -18,6 +18,7 @@ mod cache;
 mod purge;
 mod memory;
 mod flight;
+mod form;
 mod stream;
 mod failure;
 mod route;

@@ -51,7 +51,7 @@ async fn a_line_tells_the_whole_story() {
     let traced = |asked: crate::support::client::Request| {
         asked.key("sk-alice").header("traceparent", &format!("00-{trace}-b7ad6b7169203331-01"))
     };
-    for (asked, stream) in [(chat("hi"), false), (chat_stream("hi"), true)] {
+    for (asked, stream) in [(chat("plain"), false), (chat_stream("stream"), true)] {
         let answer = gateway.send(traced(asked)).await;
         let line = gateway.line_of(answer.request_id()).await;
         for field in FIELDS {

@@ -28,7 +28,7 @@ const MODELS: &str =
 async fn all_of_it() {
     let llama = llama::scripted().start().await;
     let gateway = gateway::before(&llama).start().await;
-    for asked in [chat("hi"), chat_stream("hi")] {
+    for asked in [chat("plain"), chat_stream("stream")] {
         assert_eq!(gateway.send(asked.clone()).await.cache(), "miss");
         assert_eq!(gateway.send(asked).await.cache(), "hit");
     }
@@ -36,7 +36,7 @@ async fn all_of_it() {
     assert_eq!((purged.status, purged.json()), (200, json!({"purged": "all"})));
     let stats = gateway.stats().await;
     assert_eq!((&stats["cache_size"], &stats["cache_entries"]), (&json!(0), &json!(0)));
-    for asked in [chat("hi"), chat_stream("hi")] {
+    for asked in [chat("plain"), chat_stream("stream")] {
         assert_eq!(gateway.send(asked.clone()).await.cache(), "miss");
         assert_eq!(gateway.send(asked).await.cache(), "hit", "it keeps again");
     }

@@ -1,7 +1,7 @@
 //! Completions: each choice is a text, and every stream tells its usage on the chunk that finishes a choice.
 
 use super::chunks::{Answer, Choice, Whole};
-use super::events::Stream;
+use super::events::{self, Stream};
 use super::json::{self, NULL, Object, Text};
 
 const OBJECT: &str = "text_completion";
@@ -13,6 +13,15 @@ pub(super) fn plain(stream: &str) -> Option<Object<'_>> {
         Some(())
     })?;
     answer.plain(OBJECT, say)
+}
+
+/// Whether a stream tells its usage on a chunk that finishes a choice: as llama-server's do, asked or not.
+pub(super) fn tells_usage(stream: &str) -> bool {
+    let last = events::split_done(stream).and_then(|mut events| events.pop()?.object());
+    last.is_some_and(|last| {
+        let finishes = last.text("choices").and_then(json::items).is_some_and(|choices| !choices.is_empty());
+        finishes && last.has("usage")
+    })
 }
 
 fn say(index: u64, choice: Choice<'_, String>) -> Option<Object<'_>> {

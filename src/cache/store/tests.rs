@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::cache::{Recording, Worth};
+use crate::cache::{Form, Recording, Worth};
 
 fn store(size_kib: u64, entry_bytes_max: u64) -> Store {
     Store::new(CachePolicy { size_bytes_max: size_kib * KIB, entry_bytes_max, ..CachePolicy::default() })
@@ -13,7 +13,7 @@ fn store(size_kib: u64, entry_bytes_max: u64) -> Store {
 fn keep(store: &Store, key: Key, bytes: usize, now: Duration) {
     let body = Bytes::from(vec![b'x'; bytes]);
     let content_type = Bytes::from_static(b"text/plain");
-    store.keep(key, Answer { content_type, body, worth: Worth::default() }, now);
+    store.keep(key, Answer { form: Form::Plain, content_type, body, worth: Worth::default() }, now);
 }
 
 fn numbered(n: u64) -> Key {

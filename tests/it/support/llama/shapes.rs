@@ -127,7 +127,8 @@ impl Ask<'_> {
             Protocol::Chat => data(&self.chat_chunk(&json!({"content": word}), None)),
             Protocol::Completions => data(&json!({
                 "choices": [{"text": word, "index": 0, "logprobs": null, "finish_reason": null}],
-                "model": self.model, "object": "text_completion", "id": format!("chatcmpl-{}", self.number)})),
+                "created": 1_795_441_712, "model": self.model, "system_fingerprint": "b11434-unknown",
+                "object": "text_completion", "id": format!("chatcmpl-{}", self.number)})),
             Protocol::Messages => named(
                 "content_block_delta",
                 json!({"index": 0, "delta": {"type": "text_delta", "text": word}}),
@@ -159,7 +160,8 @@ impl Ask<'_> {
             Protocol::Completions => {
                 data(&json!({
                 "choices": [{"text": "", "index": 0, "logprobs": null, "finish_reason": "stop"}],
-                "model": self.model, "object": "text_completion", "usage": self.usage(),
+                "created": 1_795_441_712, "model": self.model, "system_fingerprint": "b11434-unknown",
+                "object": "text_completion", "usage": self.usage(),
                 "id": format!("chatcmpl-{}", self.number), "timings": self.timings()}))
                     + done
             }

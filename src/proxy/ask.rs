@@ -1,0 +1,142 @@
+//! Is the answer kept, being made, or to be made: one question, asked under one lock. One entry and one flight serve
+//! every form; where a shape has no rendering, each form has its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
+
+use crate::cache::render::render;
+use crate::cache::{Boarding, Control, Dialect, Entry, Follower, Form};
+use crate::observe::CacheOutcome;
+
+use super::admit::Verdict;
+use super::context::{Context, InFlight, Job, Keep};
+use super::gateway::Gateway;
+use super::refusal::Refusal;
+
+/// A larger answer is rendered beside the threads that serve (64 KiB take about a millisecond).
+const RENDERED_AT_ONCE_BYTES_MAX: usize = 64 << 10;
+
+/// An answer that is kept, in the form that was asked for.
+pub(super) struct Hit {
+    pub(super) entry: Arc<Entry>,
+    pub(super) content_type: Bytes,
+    pub(super) body: Bytes,
+}
+
+/// A caller that waits for an answer that is being made in another form, with what it takes to make it after all.
+pub(super) struct Waiting {
+    pub(super) follower: Follower<Refusal>,
+    pub(super) job: Job,
+    pub(super) keep: Keep,
+    age_max: Option<Duration>,
+}
+
+/// Looks for the answer to a request, as far as its `cache-control` allows.
+pub(super) async fn ask(
+    gateway: &Gateway,
+    ctx: &mut Context,
+    job: Job,
+    control: Control,
+) -> Result<Verdict, Refusal> {
+    // With `no-cache` a fresh answer is asked for: one that is being made may be older than the asking.
+    let Some(keep) = job.keep.filter(|_| !control.no_cache) else {
+        if control.only_if_cached {
+            return Err(Refusal::NotCached);
+        }
+        if job.keep.is_some() {
+            miss(ctx, "fwd=request");
+        }
+        return Ok(Verdict::Forward(job));
+    };
+    for keep in [keep, keep.only()] {
+        let look_up = || gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max);
+        let boarding = match look_up() {
+            Some(entry) => Boarding::Fresh(entry),
+            None if control.only_if_cached => return Err(Refusal::NotCached),
+            None => gateway.flights.board(keep.key, keep.form, look_up),
+        };
+        match boarding {
+            Boarding::Fresh(entry) => {
+                if let Some(hit) = hit(gateway, entry, keep).await {
+                    ctx.asked.cache = CacheOutcome::Hit;
+                    return Ok(Verdict::Hit(hit));
+                }
+            }
+            Boarding::Busy(follower) => {
+                ctx.guards.follows = Some(InFlight::new(&gateway.metrics.flight_followers));
+                ctx.asked.cache = CacheOutcome::Shared;
+                ctx.asked.cache_detail = "fwd=uri-miss; collapsed";
+                if follower.form() == keep.form {
+                    return Ok(Verdict::Follow(follower));
+                }
+                let age_max = control.age_max;
+                return Ok(Verdict::Wait(Box::new(Waiting { follower, job, keep, age_max })));
+            }
+            Boarding::Lead(leader) => {
+                ctx.flight = Some(Arc::clone(leader.flight()));
+                ctx.leads = Some(leader);
+                miss(ctx, "fwd=uri-miss");
+                return Ok(Verdict::Forward(Job { keep: Some(keep), ..job }));
+            }
+        }
+    }
+    // What is kept for one form alone is in that form, so this is not reached; it costs nothing but a generation.
+    miss(ctx, "fwd=uri-miss");
+    Ok(Verdict::Forward(job))
+}
+
+/// Looks again, in one form alone: the answer in another could not be rendered.
+pub(super) async fn ask_alone(
+    gateway: &Gateway,
+    ctx: &mut Context,
+    waiting: Waiting,
+) -> Result<Verdict, Refusal> {
+    let Waiting { follower, job, keep, age_max } = waiting;
+    drop(follower);
+    ctx.guards.follows = None;
+    let job = Job { keep: Some(keep.only()), ..job };
+    // Boxed: `ask` gives a `Waiting` only for a flight of another form, which a flight of one form alone is not.
+    Box::pin(ask(gateway, ctx, job, Control { age_max, ..Control::default() })).await
+}
+
+fn miss(ctx: &mut Context, detail: &'static str) {
+    ctx.asked.cache = CacheOutcome::Miss;
+    ctx.asked.cache_detail = detail;
+}
+
+async fn hit(gateway: &Gateway, entry: Arc<Entry>, keep: Keep) -> Option<Hit> {
+    if entry.form == keep.form {
+        let (content_type, body) = (entry.content_type.clone(), entry.body.clone());
+        return Some(Hit { entry, content_type, body });
+    }
+    let body = if entry.lacks(keep.form) {
+        None
+    } else {
+        rendered(keep.dialect, entry.form, entry.body.clone(), keep.form).await
+    };
+    note_rendering(gateway, body.is_some());
+    let Some(body) = body else {
+        entry.note_lacking(keep.form);
+        return None;
+    };
+    Some(Hit { entry, content_type: Bytes::from_static(keep.form.content_type().as_bytes()), body })
+}
+
+/// Counts an answer that was wanted in another form than it was made in.
+pub(super) fn note_rendering(gateway: &Gateway, done: bool) {
+    let metrics = &gateway.metrics;
+    let count = if done { &metrics.cache_rendered } else { &metrics.cache_unrendered };
+    count.inc();
+}
+
+/// Renders an answer in another form.
+pub(super) async fn rendered(dialect: Option<Dialect>, from: Form, body: Bytes, to: Form) -> Option<Bytes> {
+    let dialect = dialect?;
+    if body.len() <= RENDERED_AT_ONCE_BYTES_MAX {
+        return render(dialect, from, &body, to);
+    }
+    spawn_blocking(move || render(dialect, from, &body, to)).await.ok().flatten()
+}
