@@ -55,6 +55,15 @@ def ask_and_ask_again(servers):
     expect(again == answer, "the second answer should be the first one, byte for byte", again)
     say(f"    the same {len(answer)} bytes, {BOLD}{slow / fast:,.0f} times faster{PLAIN}")
 
+    say("    and as a stream, which nobody had asked for yet:")
+    status, headers, streamed = servers.ask("POST", "/v1/chat/completions", chat(SKY, stream=True))
+    cache = headers["x-cache"]
+    expect((status, cache) == (200, "hit"), "the same should be a hit as a stream too", f"{status}, {cache}")
+    events = [json.loads(line[6:]) for line in streamed.decode().splitlines() if line.startswith("data: {")]
+    told = "".join(event["choices"][0]["delta"].get("content") or "" for event in events)
+    expect(told == json.loads(answer)["choices"][0]["message"]["content"], "the stream should say the same", told)
+    say(f"    x-cache: {GREEN}{cache}{PLAIN}, the same words in {len(events)} events")
+
 
 def stream(servers):
     title(f"3. A stream, token by token: “{SEA}”")

@@ -163,7 +163,7 @@ async fn a_stream_that_tells_more_than_any_other_form_has_an_entry_of_its_own() 
             } else {
                 cache
             };
-            assert_eq!(gateway.send(asked(path, &form)).await.cache(), cache, "{form}");
+            assert_eq!(gateway.send(asked(path, form)).await.cache(), cache, "{form}");
         }
     }
 }

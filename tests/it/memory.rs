@@ -1,6 +1,6 @@
 //! What the cache costs in memory: `size` is what it takes, and little more.
 
-use crate::support::gateway::{self, chat};
+use crate::support::gateway::{self, chat, chat_stream};
 use crate::support::llama;
 
 const SIZE: u64 = 64 << 20;
@@ -41,4 +41,52 @@ async fn a_full_cache_takes_what_the_file_says() {
     println!("idle {} KiB, full {} KiB above it, {stats}", idle >> 10, above() >> 10);
     eventually!(above() < most, "{} KiB above idle, {} allowed", above() >> 10, most >> 10);
     println!("settled: {} KiB above idle", above() >> 10);
+}
+
+/// Of each form; a process of tests may have no more than 1,024 files open.
+const FOLLOWERS: usize = 150;
+
+/// What a connection costs while an answer is written to it, roughly.
+const CONNECTION: u64 = 128 << 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_in_memory_once_however_many_share_it() {
+    let word: &'static str = "x".repeat(4 << 20).leak();
+    let llama = llama::scripted().streams([word, "!"]).holds().start().await;
+    // Nothing is kept: what is measured is the flight.
+    let gateway = gateway::before(&llama).yaml("cache: {entry: 1KiB}").unprobed().start().await;
+    let leader = gateway.caller().await.ask(chat_stream("hi")).await;
+    eventually!(llama.requests() == 1);
+    let mut waiting = Vec::new();
+    for number in 0..2 * FOLLOWERS {
+        let asked = if number % 2 == 0 { chat_stream("hi") } else { chat("hi") };
+        waiting.push(gateway.caller().await.ask(asked).await);
+    }
+    let aboard = async || gateway.scrape().await.sum("ai_gateway_flight_followers", &[]);
+    eventually!(aboard().await == 2.0 * FOLLOWERS as f64);
+    let before = gateway.resident_bytes();
+    llama.release_all();
+    // Nobody reads: what the gateway has for each of them stays there.
+    eventually!(llama.finished() == 1);
+    let counted = async || gateway.scrape().await.sum("ai_gateway_cache_rendered_total", &[]);
+    eventually!(counted().await == FOLLOWERS as f64);
+    let grown = gateway.resident_bytes().saturating_sub(before);
+    // As a stream, in one piece, and rendered; and what rendering takes on the way.
+    let most = 8 * word.len() as u64 + 2 * FOLLOWERS as u64 * CONNECTION;
+    println!("{} MiB for {} followers", grown >> 20, 2 * FOLLOWERS);
+    assert!(grown < most, "{} MiB, {} allowed", grown >> 20, most >> 20);
+    let (first, _) = leader.answering("POST").await.finish().await;
+    for (number, caller) in waiting.into_iter().enumerate() {
+        let (answer, _) = caller.answering("POST").await.finish().await;
+        assert_eq!((answer.status, answer.cache(), answer.whole), (200, "shared", true));
+        if number % 2 == 0 {
+            assert!(answer.body == first.body, "the stream as it was made");
+        } else {
+            assert_eq!(
+                answer.json()["choices"][0]["message"]["content"].as_str().map(str::len),
+                Some(word.len() + 1)
+            );
+        }
+    }
+    assert_eq!(llama.requests(), 1);
 }
