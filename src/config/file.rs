@@ -17,7 +17,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
         let metrics = listen::metrics(file, &mut taken);
         let upstreams = upstreams::read(file);
         let models = models::read(file, &upstreams);
-        let keys = keys::read(file);
+        let (keys, keys_file) = keys::read(file).map_or((None, None), |(keys, path)| (Some(keys), path));
         let trusted_proxies = file.values("trusted_proxies", value::network).unwrap_or_default();
         let limits = file.section("limits", limits::read);
         let cache = file.section("cache", cache);
@@ -45,6 +45,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
             upstreams,
             models,
             keys,
+            keys_file,
             trusted_proxies,
             limits,
             cache,

@@ -1,6 +1,7 @@
 //! `auth`: who may ask. The file holds hashes of keys, never keys.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use super::limits::allowance;
 use super::section::{Field, Section};
@@ -9,6 +10,7 @@ use super::source::{Source, read_text};
 use super::value::{self, Read};
 use super::{FILE_BYTES_MAX, tree};
 use crate::auth::{Key, KeyHash, Patterns};
+use crate::limit::{Budget, Goods, Span};
 
 /// The keys read so far, and where each name and hash was first seen.
 #[derive(Default)]
@@ -18,10 +20,13 @@ struct Register {
     seen: usize,
     names: HashMap<String, String>,
     hashes: HashMap<KeyHash, String>,
+    from_keys_file: bool,
 }
 
-/// `None`: there is no `auth`, and the gateway is open. Present, it needs at least one key.
-pub(super) fn read(file: &mut Section) -> Option<Vec<KeySettings>> {
+/// The keys, and the file that holds some of them. `None`: there is no `auth`, and the gateway is open. Present, it
+/// needs at least one key.
+pub(super) fn read(file: &mut Section) -> Option<(Vec<KeySettings>, Option<PathBuf>)> {
+    let mut path = None;
     let auth = file.take("auth")?;
     let mut register = Register::default();
     let complete = auth.section(|section| {
@@ -30,6 +35,7 @@ pub(super) fn read(file: &mut Section) -> Option<Vec<KeySettings>> {
         if let Some(keys) = keys {
             register.read_list(&keys);
         }
+        path = keys_file.as_ref().and_then(|field| Some(field.resolve(field.value(value::text)?)));
         keys_file.is_none_or(|field| register.read_file(&field).is_some())
     });
     if complete == Some(true) && register.seen == 0 {
@@ -37,7 +43,7 @@ pub(super) fn read(file: &mut Section) -> Option<Vec<KeySettings>> {
                 "nobody could call: add a key (`ai-gateway key new` prints one), or remove `auth` to be open to all",
             );
     }
-    Some(register.keys)
+    Some((register.keys, path))
 }
 
 impl Register {
@@ -68,6 +74,7 @@ impl Register {
             report: main.report,
         };
         let list = tree::parse(&text, &source)?;
+        self.from_keys_file = true;
         self.read_list(&Field::root(&list, &source));
         Some(())
     }
@@ -78,25 +85,27 @@ impl Register {
         let models =
             section.some_values("models", "name a model, or leave it out for all of them", value::name);
         let expires = section.value("expires", value::timestamp);
-        section
+        let priority = section
             .idle("priority", "all keys are served alike", |field| field.value(value::number(-1000..=1000)));
         let from = section.some_values("from", "name a network, or leave it out for any", value::network);
-        let limits = section.take("limits").and_then(|field| field.section(allowance));
-        section.idle("budget", "what a key spends is not bounded", |field| {
-            for item in field.items() {
-                item.section(|budget| {
-                    budget.required("tokens", "say how many in which time, such as `5M/month`", allotment)
-                });
-            }
-        });
+        let limits = section.section("limits", allowance);
+        let user_limits = section.section("user_limits", allowance);
+        let budgets = section.take("budget").map(|field| budgets(&field)).unwrap_or_default();
         let answers = section.value("cache", value::answers);
-        section.idle("user_header", "users within a key are not told apart", |field| {
-            field.value(value::header_name)
-        });
+        let user_header = section.value("user_header", value::header_name);
 
         let models = models.map(|models| Patterns::new(&models));
         let key = Key { name: name?, hashes, models, expires, from: from.unwrap_or_default() };
-        Some(KeySettings { key, limits: limits.unwrap_or_default(), answers })
+        Some(KeySettings {
+            key,
+            limits,
+            user_limits,
+            budgets,
+            priority: priority.flatten().unwrap_or_default(),
+            user_header,
+            answers,
+            from_keys_file: self.from_keys_file,
+        })
     }
 
     fn read_name(&mut self, section: &mut Section) -> Option<String> {
@@ -143,11 +152,31 @@ impl Register {
     }
 }
 
-/// What a key may spend in a period: a rate, or so many a month.
-fn allotment(text: &str) -> Read<()> {
-    let month = text.strip_suffix("/month").is_some_and(|count| value::count(count.trim()).is_ok());
-    if month || value::rate(text).is_ok() {
-        return Ok(());
+/// Each item names tokens, requests or both.
+fn budgets(field: &Field) -> Vec<Budget> {
+    let mut budgets = Vec::new();
+    for item in field.items() {
+        item.section(|section| {
+            let goods = [(Goods::Tokens, "tokens"), (Goods::Requests, "requests")].map(|(goods, name)| {
+                let field = section.take(name)?;
+                let read = field.value(allotment);
+                budgets.extend(read.map(|(amount, per)| Budget { goods, amount, per }));
+                Some(())
+            });
+            if goods.iter().all(Option::is_none) {
+                section.missing("tokens", "say how many in which time, such as `5M/month`");
+            }
+        });
     }
-    value::expected("an amount such as `5M/month` or `200k/day`", text)
+    budgets
+}
+
+/// So much a day or a month.
+fn allotment(text: &str) -> Read<(u64, Span)> {
+    let spans = [("/day", Span::Day), ("/month", Span::Month)];
+    let found = spans.into_iter().find_map(|(suffix, span)| Some((text.strip_suffix(suffix)?, span)));
+    match found.map(|(count, span)| (value::count(count.trim()), span)) {
+        Some((Ok(count), span)) => Ok((count, span)),
+        _ => value::expected("an amount such as `5M/month` or `200k/day`", text),
+    }
 }

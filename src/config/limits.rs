@@ -9,6 +9,9 @@ pub(super) fn read(limits: &mut Section) -> Limits {
     Limits {
         gateway: limits.section("gateway", allowance),
         key: limits.section("key", allowance),
+        user: limits.section("user", allowance),
+        model: limits.section("model", allowance),
+        key_model: limits.section("key_model", allowance),
         ip: limits.section("ip", |ip| ip.value("requests", value::rate)),
     }
 }
@@ -22,7 +25,7 @@ pub(super) fn allowance(limits: &mut Section) -> Allowance {
     Allowance {
         requests: requests.and_then(|field| field.value(value::rate)),
         burst: burst.and_then(|field| field.value(value::count)),
-        tokens: limits.idle("tokens", "tokens are not limited", |field| field.value(value::rate)).flatten(),
+        tokens: limits.value("tokens", value::rate),
         concurrent: limits.value("concurrent", value::small_count),
     }
 }

@@ -1,8 +1,10 @@
 //! `models`: what callers may name, and which upstream answers to it.
 
+use super::limits::allowance;
 use super::section::{Field, Section, suggest};
 use super::settings::ModelSettings;
 use super::value::{self, Read};
+use crate::limit::Allowance;
 use crate::route::{ModelRule, UpstreamSpec};
 
 /// The models, in the file's order.
@@ -20,7 +22,8 @@ fn model(name: &str, field: &Field, models: &[&str], upstreams: &[&str]) -> Mode
     // A model that names no upstream goes where one goes that `models` does not name: to the first.
     let upstream = upstreams.first().copied().unwrap_or_default().to_owned();
     let rule = ModelRule { pattern: name.to_owned(), upstream, rename: None };
-    let mut model = ModelSettings { rule, answers: None };
+    let (limits, key_limits) = (Allowance::default(), Allowance::default());
+    let mut model = ModelSettings { rule, limits, key_limits, answers: None };
 
     let upstream = |text: &str| one_of("an upstream", text, upstreams);
     if field.is_scalar() {
@@ -39,6 +42,8 @@ fn model(name: &str, field: &Field, models: &[&str], upstreams: &[&str]) -> Mode
             })
         });
         section.idle("request", "requests are not changed by it", |field| field.section(request));
+        model.limits = section.section("limits", allowance);
+        model.key_limits = section.section("key_limits", allowance);
         model.answers = section.value("cache", value::answers);
     });
     model

@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::auth::Key;
 use crate::cache::{Answers, CachePolicy};
-use crate::limit::{Allowance, Rate};
+use crate::limit::{Allowance, Budget, Rate};
 use crate::route::{ModelRule, Secret, UpstreamSpec};
 
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct Settings {
     pub models: Vec<ModelSettings>,
     /// `None`: open to everybody.
     pub keys: Option<Vec<KeySettings>>,
+    /// Read again when it changes.
+    pub keys_file: Option<PathBuf>,
     pub trusted_proxies: Vec<IpNet>,
     pub limits: Limits,
     pub cache: CachePolicy,
@@ -45,6 +48,10 @@ pub struct Admin {
 #[derive(Debug, Clone)]
 pub struct ModelSettings {
     pub rule: ModelRule,
+    /// Of all callers together; one that is `None` is as in `limits.model`.
+    pub limits: Allowance,
+    /// Of each key with this model; one that is `None` is as in `limits.key_model`.
+    pub key_limits: Allowance,
     /// What of this model's answers is kept, where it is less than `cache.answers`.
     pub answers: Option<Answers>,
 }
@@ -54,7 +61,16 @@ pub struct KeySettings {
     pub key: Key,
     /// Its own limits; one that is `None` is as in `limits.key`.
     pub limits: Allowance,
+    /// Of each of its users; one that is `None` is as in `limits.user`.
+    pub user_limits: Allowance,
+    pub budgets: Vec<Budget>,
+    /// Higher goes first.
+    pub priority: i32,
+    /// The header that tells its users apart.
+    pub user_header: Option<HeaderName>,
     pub answers: Option<Answers>,
+    /// Whether it stands in `keys_file`.
+    pub from_keys_file: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,6 +79,12 @@ pub struct Limits {
     pub gateway: Allowance,
     /// Each key, unless it has its own.
     pub key: Allowance,
+    /// Each user of a key that has a `user_header`, unless the key says otherwise.
+    pub user: Allowance,
+    /// Each model that is named in `models`, unless it has its own.
+    pub model: Allowance,
+    /// Each key with each of those models, unless the model says otherwise.
+    pub key_model: Allowance,
     /// Each address, before authentication; approximate.
     pub ip: Option<Rate>,
 }
