@@ -16,6 +16,8 @@ mod responses;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use json::Object;
@@ -32,7 +34,10 @@ pub fn render(dialect: Dialect, from: Form, body: &[u8], to: Form) -> Option<Byt
     let body = std::str::from_utf8(body).ok()?;
     let rendered = match (from, to) {
         (Form::Plain, Form::Stream { include_usage }) => {
-            let answer = Object::parse(body).filter(|answer| !answer.has("error"))?;
+            // Values pass as they were spelled, and a line break between two tokens would cut an event.
+            let body =
+                if body.contains(['\n', '\r']) { Cow::Owned(json::compact(body)?) } else { body.into() };
+            let answer = Object::parse(&body).filter(|answer| !answer.has("error"))?;
             match dialect {
                 Dialect::Chat => chat::stream(answer, include_usage),
                 Dialect::Completions => completions::stream(answer),

@@ -178,6 +178,22 @@ fn a_plain_answer_is_whole_again_after_a_stream() {
 }
 
 #[test]
+fn white_space_in_a_plain_answer_does_not_cut_an_event() {
+    for capture in captures().iter().filter(|capture| capture.form == Form::Plain) {
+        let value: serde_json::Value = serde_json::from_str(&capture.body).expect("JSON");
+        let dense = value.to_string();
+        let pretty = serde_json::to_string_pretty(&value).expect("JSON");
+        for body in [pretty.replace('\n', "\r"), pretty, format!("{dense}\n")] {
+            for form in [STREAM, USAGE] {
+                let [ours, theirs] =
+                    [&body, &dense].map(|body| rendered(capture.dialect(), Form::Plain, body, form));
+                assert!(ours.is_some() && ours == theirs, "{}: {ours:?}", capture.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn the_same_form_is_the_same_bytes() {
     for capture in captures() {
         assert_eq!(capture.render(capture.form), capture.body, "{}", capture.name);
