@@ -57,7 +57,13 @@ pub(super) fn stream(mut answer: Object<'_>) -> Option<String> {
     let content = answer.take_leaving("content", "\"\"")?;
     let tokens = answer.take_leaving("tokens", "[]");
     let probabilities = answer.take(PROBABILITIES);
-    let says_tokens = tokens.as_deref().map(json::inside).is_some_and(|inside| inside != Some(""));
+    let says_tokens = match &tokens {
+        Some(tokens) => !json::inside(tokens)?.is_empty(),
+        None => false,
+    };
+    if let Some(probabilities) = &probabilities {
+        json::inside(probabilities)?;
+    }
     if !json::string(&content)?.is_empty() || says_tokens || probabilities.is_some() {
         let mut piece = Object::new();
         piece.copy(&answer, "index");

@@ -266,6 +266,8 @@ fn a_shape_that_is_not_known_has_no_rendering() {
         (Dialect::Chat, r#"{"object":"list","choices":[{"index":0,"finish_reason":"stop"}]}"#),
         (Dialect::Native, r#"[{"content":"a","stop":true}]"#),
         (Dialect::Native, r#"{"content":"a"}"#),
+        (Dialect::Native, r#"{"content":"a","stop":true,"tokens":{"a":1}}"#),
+        (Dialect::Native, r#"{"content":"a","stop":true,"completion_probabilities":null}"#),
         (
             Dialect::Messages,
             r#"{"type":"message","stop_reason":"end_turn","content":[{"type":"server_tool_use"}]}"#,
