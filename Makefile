@@ -1,7 +1,7 @@
 # Each target works from a clean checkout with no other step before it: what a machine lacks is installed or named.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test build lint test-docker clean
+.PHONY: help demo run test build lint fuzz test-docker clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ build: ## build the release binary, target/release/ai-gateway
 
 lint: ## formatting, clippy, documentation, shell scripts, Dockerfile, compose file
 	@scripts/lint
+
+fuzz: ## a minute of made-up streams, bodies and answers against what must hold for any (longer: scripts/fuzz SECONDS)
+	@scripts/fuzz 60
 
 test-docker: ## build the image and run the compose file for real, in a Docker engine of its own (root, Debian)
 	@scripts/test-docker

@@ -70,6 +70,11 @@ need_c() {
     have cmake || fail "cmake is missing: install it (on Debian: apt-get install cmake)"
 }
 
+# libFuzzer is C++.
+need_cxx() {
+    have c++ || apt_install g++ || fail "a C++ compiler is missing: install g++ (on Debian: apt-get install g++)"
+}
+
 need_python() {
     have python3 || apt_install python3 python3-venv ||
         fail "python3 is missing: install Python 3.10 or newer"

@@ -1,0 +1,71 @@
+//! Any body is refused or has one key, however it is spelled.
+#![no_main]
+
+use std::fmt::Write;
+
+use ai_gateway::cache::{Dialect, Form, Key, Question};
+use ai_gateway::wire::{self, Document};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+const ENDPOINT: &str = "/v1/chat/completions";
+
+/// The one place that knows what a question is made of.
+fn key(document: &Document) -> Key {
+    let stream = wire::wants_stream(&document.members).unwrap_or_default();
+    Question {
+        scope: None,
+        endpoint: ENDPOINT,
+        form: Form::asked(Dialect::of(ENDPOINT), stream, &document.members),
+        upstream: "local",
+        model: document.model.as_ref().map(|model| model.name.as_str()),
+        fingerprint: None,
+        purge: 0,
+        headers: &[],
+        body: &document.members,
+    }
+    .key()
+}
+
+/// The value with its members in reverse, white space between all tokens, escapes for all letters and exponents for
+/// all fractions.
+fn respell(value: &Value) -> String {
+    match value {
+        Value::Null | Value::Bool(_) => value.to_string(),
+        Value::Number(number) if !number.is_f64() => number.to_string(),
+        Value::Number(number) => format!("{:e}", number.as_f64().expect("it is a double")),
+        Value::String(text) => respell_string(text),
+        Value::Array(items) => {
+            let items: Vec<_> = items.iter().map(respell).collect();
+            format!("[\r\n{} ]", items.join("\t, "))
+        }
+        Value::Object(members) => {
+            let member =
+                |(name, value): (&String, &Value)| format!("{} :\t{}", respell_string(name), respell(value));
+            let members: Vec<_> = members.iter().rev().map(member).collect();
+            format!("{{ {}\n}}", members.join(" ,\n"))
+        }
+    }
+}
+
+fn respell_string(text: &str) -> String {
+    let mut spelled = String::from("\"");
+    for unit in text.encode_utf16() {
+        write!(spelled, "\\u{unit:04X}").expect("a string takes every letter");
+    }
+    spelled + "\""
+}
+
+fuzz_target!(|body: &[u8]| {
+    let Ok(document) = wire::parse(body) else { return };
+    let first = key(&document);
+    let mut whole = document.members;
+    if let Some(model) = document.model {
+        whole.insert("model".to_owned(), model.name.into());
+    }
+    let whole = Value::Object(whole);
+    for spelling in [whole.to_string(), respell(&whole)] {
+        let again = wire::parse(spelling.as_bytes()).expect("what was parsed can be parsed again");
+        assert_eq!(key(&again), first, "{spelling}");
+    }
+});
