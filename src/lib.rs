@@ -10,6 +10,7 @@
 //! client ──►  proxy     one request's journey; start at proxy/admit.rs     ──► llama-server
 //!             config    what the operator wrote, checked: file -> settings
 //!             observe │ route │ cache │ limit │ auth    the five boxes
+//!             store     what outlives a process: what each key has used
 //!             wire      the protocols: endpoints, bodies, streams, error envelopes
 //! ```
 
@@ -24,4 +25,5 @@ pub mod cache;
 pub mod limit;
 pub mod auth;
 // The ground.
+pub mod store;
 pub mod wire;

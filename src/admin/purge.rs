@@ -86,7 +86,7 @@ fn purge(gateway: &Gateway, asked: &Asked) -> Result<(), No> {
             let message = "With `cache.scope: gateway` answers belong to no key; nothing was purged.";
             return Err((400, "invalid_request", REQUEST, message.to_owned()));
         }
-        if !gateway.keyring.iter().flat_map(|keyring| keyring.names()).any(|name| name == key.as_str()) {
+        if !gateway.roster().is_some_and(|roster| roster.has(key)) {
             return Err(unknown("key_not_found", "key", key));
         }
     }

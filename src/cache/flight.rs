@@ -43,6 +43,8 @@ pub enum Landing<E> {
     Broken(E),
     /// Its leader is no more, or it is too large to be shared.
     Lost,
+    /// Its leader may not make it, or left before it had begun: another may.
+    Declined,
 }
 
 /// What an answer begins with.
@@ -175,7 +177,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Who makes the answer. Dropped without a landing, the flight is lost.
+/// Who makes the answer. Dropped without a landing, the flight is lost, or declined if it has not begun.
 pub struct Leader<E>(Arc<Flight<E>>);
 
 impl<E: Clone> Leader<E> {
@@ -212,7 +214,8 @@ impl<E: Clone> Leader<E> {
 
 impl<E> Drop for Leader<E> {
     fn drop(&mut self) {
-        self.0.land(Landing::Lost);
+        let begun = self.0.state().head.is_some();
+        self.0.land(if begun { Landing::Lost } else { Landing::Declined });
     }
 }
 

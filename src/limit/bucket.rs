@@ -13,7 +13,7 @@ use super::rate::Rate;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
     rate: Rate,
-    /// Requests a full bucket holds; at least 1.
+    /// Requests, or tokens, that a full bucket holds; at least 1.
     burst: u64,
 }
 
@@ -35,6 +35,8 @@ pub(super) enum Ruling {
     Admit,
     /// The true wait until it would be admitted, if nobody else came.
     Wait(Duration),
+    /// A full bucket does not hold so much.
+    Never,
 }
 
 /// What is left, for the `x-ratelimit-` headers.
@@ -76,18 +78,39 @@ impl Bucket {
         self.shape.scaled(now).max(self.seen)
     }
 
-    /// What the bucket would say, without taking anything.
-    pub(super) fn ruling(&self, now: Duration) -> Ruling {
+    /// What the bucket would say to so much at once, without taking anything.
+    pub(super) fn ruling(&self, amount: u64, now: Duration) -> Ruling {
+        if amount > self.shape.burst {
+            return Ruling::Never;
+        }
         let now = self.time(now);
-        let after = self.arrival.max(now) + self.shape.cost();
+        let after = self.arrival.max(now) + u128::from(amount) * self.shape.cost();
         let most = now + u128::from(self.shape.burst) * self.shape.cost();
         if after <= most { Ruling::Admit } else { Ruling::Wait(self.shape.unscaled(after - most)) }
     }
 
-    /// Takes one request out. Call it only after [`Bucket::ruling`] admitted it at the same `now`.
-    pub(super) fn take(&mut self, now: Duration) {
+    /// Takes so much out: what [`Bucket::ruling`] admitted at the same `now`, or more, into debt.
+    pub(super) fn take(&mut self, amount: u64, now: Duration) {
         self.seen = self.time(now);
-        self.arrival = self.arrival.max(self.seen) + self.shape.cost();
+        self.arrival = self.arrival.max(self.seen) + u128::from(amount) * self.shape.cost();
+    }
+
+    /// Gives back what was taken and not used.
+    pub(super) fn give_back(&mut self, amount: u64) {
+        self.arrival = self.arrival.saturating_sub(u128::from(amount) * self.shape.cost());
+    }
+
+    /// The same use under another shape.
+    pub(super) fn reshaped(self, shape: Shape, now: Duration) -> Self {
+        let owed = self.arrival.saturating_sub(self.time(now));
+        let seen = shape.scaled(now);
+        // What is owed, in units of the bucket, costs what it costs there.
+        let owed = owed.div_ceil(self.shape.cost()) * shape.cost();
+        Self { shape, arrival: seen + owed, seen }
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
     }
 
     pub(super) fn level(&self, now: Duration) -> Level {
@@ -110,9 +133,9 @@ mod tests {
     }
 
     fn ask(bucket: &mut Bucket, now: Duration) -> Ruling {
-        let ruling = bucket.ruling(now);
+        let ruling = bucket.ruling(1, now);
         if ruling == Ruling::Admit {
-            bucket.take(now);
+            bucket.take(1, now);
         }
         ruling
     }
@@ -157,9 +180,10 @@ mod tests {
         let mut admitted = 0;
         while now < Duration::from_secs(hour) {
             admitted += u64::from(ask(&mut bucket, now) == Ruling::Admit);
-            now += match bucket.ruling(now) {
+            now += match bucket.ruling(1, now) {
                 Ruling::Admit => step,
                 Ruling::Wait(wait) => wait,
+                Ruling::Never => panic!("one fits"),
             };
         }
         assert_eq!(admitted, 7 * hour);
@@ -170,9 +194,37 @@ mod tests {
         let mut bucket = bucket("5/s", Some(10));
         let now = Duration::from_secs(9);
         assert_eq!(bucket.level(now), Level { limit: 10, remaining: 10, reset: Duration::ZERO });
-        bucket.take(now);
+        bucket.take(1, now);
         assert_eq!(bucket.level(now), Level { limit: 10, remaining: 9, reset: Duration::from_millis(200) });
         assert_eq!(bucket.level(now + Duration::from_millis(100)).remaining, 9);
         assert_eq!(bucket.level(now + Duration::from_millis(200)).remaining, 10);
+    }
+
+    #[test]
+    fn what_is_reserved_is_settled_by_what_was_used() {
+        let mut bucket = bucket("1000/min", None);
+        let now = Duration::from_secs(60);
+        assert_eq!(bucket.ruling(1001, now), Ruling::Never);
+        assert_eq!(bucket.ruling(1000, now), Ruling::Admit);
+        bucket.take(600, now);
+        assert_eq!(bucket.ruling(500, now), Ruling::Wait(Duration::from_secs(6)));
+        bucket.give_back(550);
+        assert_eq!(bucket.level(now).remaining, 950);
+        bucket.take(2000, now);
+        assert_eq!((bucket.level(now).remaining, bucket.level(now).reset), (0, Duration::from_secs(123)));
+        assert_eq!(bucket.ruling(1, now), Ruling::Wait(Duration::from_millis(63_060)));
+        bucket.give_back(u64::MAX);
+        assert_eq!(bucket.level(now).remaining, 1000, "never more than it holds");
+    }
+
+    #[test]
+    fn a_new_shape_keeps_what_was_used() {
+        let mut old = bucket("60/min", None);
+        let now = Duration::from_secs(7);
+        old.take(25, now);
+        let new = old.reshaped(Shape::new("100/h".parse().expect("a rate"), None), now);
+        assert_eq!((new.level(now).limit, new.level(now).remaining), (100, 75));
+        let small = old.reshaped(Shape::new("10/min".parse().expect("a rate"), None), now);
+        assert_eq!(small.ruling(1, now), Ruling::Wait(Duration::from_secs(96)), "into debt");
     }
 }

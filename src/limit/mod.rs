@@ -1,11 +1,20 @@
-//! How much may they ask: exact token buckets, concurrency, and a coarse shield per address.
+//! How much may they ask: exact token buckets, concurrency, budgets, and a coarse shield per address.
 
 mod rate;
 mod budget;
+mod name;
 mod bucket;
+mod quota;
+mod account;
+mod subjects;
+mod shield;
 mod gate;
 
+pub use account::{Account, Grant};
 pub use bucket::Level;
 pub use budget::{Budget, Goods, Span};
-pub use gate::{Allows, Gate, Limit, Permit, Refused};
+pub use gate::{Gate, ModelShare};
+pub use name::{Kind, Limit, Scope};
+pub use quota::Quota;
 pub use rate::{Allowance, Rate, parse_count};
+pub use subjects::{Allows, Permit, Refused, Reservation, Spent, Subjects};

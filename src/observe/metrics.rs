@@ -65,9 +65,16 @@ const OTHER: &str = "other";
 /// The label of callers where no key is asked for.
 pub const ANYBODY: &str = "anybody";
 
+/// Keys with labels of their own; those beyond are `other`.
+const KEYS_MAX: usize = 1000;
+
+/// Keys whose labels are there before they have asked: each with every model makes two series.
+const KEYS_AT_ZERO_MAX: usize = 100;
+
 pub struct Metrics {
     registry: Registry,
     models: RwLock<HashSet<String>>,
+    keys: RwLock<HashSet<String>>,
     requests: IntCounterVec,
     duration: HistogramVec,
     first_token: HistogramVec,
@@ -218,8 +225,10 @@ impl Metrics {
                 .counter("log_lines_dropped_total", "Access log lines that could not be written in time.")?,
             total: IntCounter::new("all", "Not exported: the sum for /stats.")?,
             models: RwLock::new(labels.models.iter().map(|(model, _)| model.clone()).collect()),
+            keys: RwLock::default(),
             registry: registry.clone(),
         };
+        labels.keys.iter().for_each(|key| metrics.know_key(key));
         table.histogram("queue_duration_seconds", "Time that requests waited here for a slot.")?;
         let build = table.floats("build_info", "1; the version stands in the label.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
@@ -244,7 +253,7 @@ impl Metrics {
             }
             self.per_output_token.with_label_values(&[model.as_str()]);
             self.cached_tokens.with_label_values(&[model.as_str()]);
-            for key in &labels.keys {
+            for key in labels.keys.iter().take(KEYS_AT_ZERO_MAX) {
                 for kind in ["input", "output"] {
                     self.tokens.with_label_values(&[key.as_str(), model.as_str(), kind]);
                 }
@@ -278,8 +287,26 @@ impl Metrics {
         self.models.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(model)
     }
 
+    /// Admits a key as a label, while there are not too many.
+    pub fn know_key(&self, key: &str) {
+        let mut keys = self.keys.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if keys.len() < KEYS_MAX {
+            keys.insert(key.to_owned());
+        }
+    }
+
+    fn key_label<'a>(&self, key: &'a str) -> &'a str {
+        let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if keys.contains(key) { key } else { OTHER }
+    }
+
+    /// The label of a model: its name, if the file or a server names it.
+    pub fn model_label<'a>(&self, model: Option<&'a str>) -> &'a str {
+        model.filter(|model| self.is_known(model)).unwrap_or(OTHER)
+    }
+
     pub fn ended(&self, ended: &Ended<'_>) {
-        let model = ended.model.filter(|model| self.is_known(model)).unwrap_or(OTHER);
+        let model = self.model_label(ended.model);
         let cache = ended.cache.name();
         let status = ended.status.to_string();
         self.total.inc();
@@ -291,7 +318,7 @@ impl Metrics {
         if ended.cache == CacheOutcome::Hit {
             return;
         }
-        let key = ended.key.unwrap_or(ANYBODY);
+        let key = self.key_label(ended.key.unwrap_or(ANYBODY));
         for (kind, count) in [("input", ended.prompt_tokens), ("output", ended.completion_tokens)] {
             if let Some(count) = count {
                 self.tokens.with_label_values(&[key, model, kind]).inc_by(count);

@@ -3,25 +3,30 @@
 //! Path and method, address, key, request limits, body, model, cache. Start reading here.
 
 use std::net::IpAddr;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use http::{Method, header};
 use pingora_proxy::Session;
 
 use crate::auth::presented;
-use crate::cache::{Control, Dialect, Follower, Form, Question, Scope};
+use crate::cache::{Control, Dialect, Form, Question, Scope};
+use crate::limit::{Level, Refused};
 use crate::route::Resolved;
-use crate::wire::{self, Astray, BodyKind, Document, Endpoint, HEADERS_KEYED, Model, Own, Target, Work};
+use crate::wire::{self, Astray, Endpoint, HEADERS_KEYED, Model, Own, Target, Work};
 
-use super::ask::{Hit, Waiting, ask};
+use super::ask::{Aboard, Hit, ask};
 use super::body::{self, Stop};
-use super::context::{Asked, Context, InFlight, Job, Keep};
+use super::context::{Asked, Caller, Context, InFlight, Job, Keep};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
+use super::understood::{Understood, understand};
 
 /// More than any client of these protocols sends.
 const HEADERS_BYTES_MAX: usize = 32 << 10;
+
+/// A longer name of a user is none.
+const USER_BYTES_MAX: usize = 256;
 
 /// What becomes of a request that nothing refused.
 pub(super) enum Verdict {
@@ -32,9 +37,7 @@ pub(super) enum Verdict {
     /// The answer is kept.
     Hit(Hit),
     /// Another caller's request is producing it.
-    Follow(Follower<Refusal>),
-    /// The same, but in another form.
-    Wait(Box<Waiting>),
+    Follow(Box<Aboard>),
     /// A server answers.
     Forward(Job),
 }
@@ -64,30 +67,74 @@ pub(super) async fn admit(
     gateway.gate.admit_address(ctx.arrival.client_ip).map_err(Refusal::Limited)?;
 
     ctx.asked.caller = identify(gateway, session, ctx.arrival.client_ip)?;
-    let key = ctx.asked.caller.as_ref().map(|(index, _)| *index);
-
-    let permit = gateway.gate.admit(key, gateway.clock.now());
-    ctx.asked.level = permit.as_ref().map_or_else(|refused| refused.level, |permit| permit.level);
-    let permit = permit.map_err(Refusal::Limited)?;
-    *ctx.guards.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
-
+    let (account, user) =
+        ctx.asked.caller.as_ref().map_or((None, None), |caller| {
+            (Some(Arc::clone(&caller.member.account)), caller.user.as_deref())
+        });
+    ctx.asked.subjects = gateway.gate.subjects(account.as_deref(), user, gateway.clock.now());
     let endpoint = match target {
-        Target::Own(own) => return Ok(Verdict::Own(own)),
+        Target::Own(Own::Usage) => return Ok(Verdict::Own(Own::Usage)),
+        Target::Own(own) => {
+            enter(gateway, ctx)?;
+            return Ok(Verdict::Own(own));
+        }
         Target::Server(endpoint) => endpoint,
     };
+    // All limits must admit at once. Where some are by model, those that are not are looked at first, for nothing.
+    let late = gateway.gate.limits_models();
+    if late {
+        let level = ctx.asked.subjects.check(gateway.clock.now());
+        note_level(ctx, &level);
+        level.map_err(Refusal::Limited)?;
+    } else {
+        enter(gateway, ctx)?;
+    }
+    let read = read(gateway, session, ctx, endpoint).await;
+    if late {
+        let rule = read.as_ref().ok().and_then(|(.., resolved)| resolved.rule);
+        gateway.gate.add_model(&mut ctx.asked.subjects, account.as_deref(), rule);
+        // What cannot be used costs a request like any other.
+        enter(gateway, ctx)?;
+    }
+    let (body, understood, resolved) = read?;
 
+    let control = cache_control(session);
+    let keep = keep(gateway, session, endpoint, &understood, &resolved, &mut ctx.asked, control);
+    let demand = understood.demand(endpoint);
+    let body = understood.forwarded(body, &resolved);
+    Ok(ask(gateway, ctx, Job { endpoint, body, resolved, keep, demand }, control).await?)
+}
+
+/// Admits by limits of requests, or says which does not.
+fn enter(gateway: &Gateway, ctx: &mut Context) -> Result<(), Refusal> {
+    let permit = ctx.asked.subjects.admit(gateway.clock.now());
+    note_level(ctx, &permit.as_ref().map(|permit| permit.level).map_err(|refused| *refused));
+    let permit = permit.map_err(Refusal::Limited)?;
+    *ctx.guards.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
+    Ok(())
+}
+
+fn note_level(ctx: &mut Context, level: &Result<Option<Level>, Refused>) {
+    ctx.asked.requests = match level {
+        Ok(level) => *level,
+        Err(refused) => refused.level,
+    };
+}
+
+/// Reads the body, and finds who answers to its model.
+async fn read(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    endpoint: &Endpoint,
+) -> Result<(Bytes, Understood, Resolved), Stop> {
     let share = ctx.guards.body.insert(gateway.bodies.share());
     let body = body::read(session, gateway, share).await;
     ctx.asked.bytes_in = share.bytes();
     let body = body?;
     let understood = understand(gateway, session, endpoint, &body).await?;
-
     let resolved = resolve(gateway, understood.model(), &mut ctx.asked)?;
-
-    let control = cache_control(session);
-    let keep = keep(gateway, session, endpoint, &understood, &resolved, &mut ctx.asked, control);
-    let body = understood.forwarded(body, &resolved);
-    Ok(ask(gateway, ctx, Job { endpoint, body, resolved, keep }, control).await?)
+    Ok((body, understood, resolved))
 }
 
 fn headers_within_bounds(session: &Session) -> Result<(), Refusal> {
@@ -97,71 +144,22 @@ fn headers_within_bounds(session: &Session) -> Result<(), Refusal> {
     if fields + head.raw_path().len() > HEADERS_BYTES_MAX { Err(refusal) } else { Ok(()) }
 }
 
-fn identify(gateway: &Gateway, session: &Session, from: IpAddr) -> Result<Option<(usize, String)>, Refusal> {
-    let Some(keyring) = &gateway.keyring else { return Ok(None) };
+fn identify(gateway: &Gateway, session: &Session, from: IpAddr) -> Result<Option<Caller>, Refusal> {
+    let Some(roster) = gateway.roster() else { return Ok(None) };
     let headers = &session.req_header().headers;
     let values =
         |name: &str| headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect::<Vec<_>>();
     let (bearer, x_api_key) = (values("authorization"), values("x-api-key"));
     let text = presented(bearer.into_iter(), x_api_key.into_iter()).ok_or(Refusal::InvalidKey)?;
-    let caller = keyring.identify(text, from, gateway.clock.wall()).ok_or(Refusal::InvalidKey)?;
-    Ok(Some((caller.index, caller.name.to_owned())))
+    let member = roster.identify(text, from, gateway.clock.wall()).ok_or(Refusal::InvalidKey)?;
+    let user = member.user_header.as_ref().and_then(|name| headers.get(name)).and_then(user);
+    Ok(Some(Caller { member, user }))
 }
 
-/// What the gateway read in a body.
-enum Understood {
-    Json { document: Document, stream: bool },
-    Form { model: Option<Model> },
-}
-
-async fn understand(
-    gateway: &Gateway,
-    session: &Session,
-    endpoint: &Endpoint,
-    body: &Bytes,
-) -> Result<Understood, Refusal> {
-    if endpoint.body == BodyKind::Multipart {
-        let content_type = session.req_header().headers.get(header::CONTENT_TYPE);
-        let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
-        return Ok(Understood::Form { model: wire::multipart_model(content_type, body).await? });
-    }
-    let document = wire::parse(body)?;
-    let stream = wire::wants_stream(&document.members)?;
-    wire::refuse_slot(&document.members)?;
-    if !gateway.settings.body.remote_media
-        && let Some(member) = wire::remote_media(&document.members)
-    {
-        return Err(Refusal::RemoteMedia(member));
-    }
-    Ok(Understood::Json { document, stream })
-}
-
-impl Understood {
-    fn model(&self) -> Option<&Model> {
-        match self {
-            Self::Json { document, .. } => document.model.as_ref(),
-            Self::Form { model } => model.as_ref(),
-        }
-    }
-
-    fn stream(&self) -> bool {
-        matches!(self, Self::Json { stream: true, .. })
-    }
-
-    /// The body as the server gets it: as it came, unless an alias changes the model.
-    fn forwarded(&self, body: Bytes, resolved: &Resolved) -> Bytes {
-        match (self, &resolved.rename) {
-            (_, None) => body,
-            (Self::Json { document, .. }, Some(name)) => {
-                wire::rename_model(&body, document.model.as_ref(), name).into()
-            }
-            (Self::Form { model: Some(model) }, Some(name)) => {
-                wire::rename_multipart_model(&body, model, name).into()
-            }
-            // A form without a model: the server has its own.
-            (Self::Form { model: None }, Some(_)) => body,
-        }
-    }
+/// The name of a user, within bounds.
+fn user(value: &http::HeaderValue) -> Option<String> {
+    let name = value.to_str().ok()?.trim();
+    (!name.is_empty() && name.len() <= USER_BYTES_MAX).then(|| name.to_owned())
 }
 
 fn resolve(gateway: &Gateway, model: Option<&Model>, asked: &mut Asked) -> Result<Resolved, Refusal> {
@@ -172,9 +170,7 @@ fn resolve(gateway: &Gateway, model: Option<&Model>, asked: &mut Asked) -> Resul
         .resolve(requested)
         .ok_or_else(|| Refusal::ModelNotFound(requested.unwrap_or_default().to_owned()))?;
     let name = resolved.name.clone().unwrap_or_default();
-    if let (Some(keyring), Some((index, _))) = (&gateway.keyring, &asked.caller)
-        && !keyring.may_use(*index, &name)
-    {
+    if asked.caller.as_ref().is_some_and(|caller| !caller.member.may_use(&name)) {
         return Err(Refusal::ModelNotAllowed(name));
     }
     asked.model = resolved.rename.clone().or(resolved.name.clone());
@@ -201,7 +197,7 @@ fn keep(
     let Understood::Json { document, stream } = understood else { return None };
     let dialect = Dialect::of(endpoint.path);
     let form = Form::asked(dialect, *stream, &document.members);
-    let key = asked.caller.as_ref().map(|(index, _)| *index);
+    let key = asked.caller.as_ref().and_then(|caller| caller.member.answers);
     let computed = endpoint.work == Work::Compute;
     let keeps = gateway.store.keeps()
         && !control.no_store
@@ -215,18 +211,18 @@ fn keep(
         .collect();
     let question = Question {
         scope: match gateway.settings.cache.scope {
-            Scope::Key => asked.caller.as_ref().map(|(_, name)| name.as_str()),
+            Scope::Key => asked.key(),
             Scope::Gateway => None,
         },
         endpoint: endpoint.path,
         form,
         upstream: &resolved.upstream.spec.name,
-        model: resolved.rename.as_deref().or(resolved.name.as_deref()),
+        model: resolved.on_server(),
         fingerprint: Some(fingerprint),
         purge: gateway.purges.mark(
             &resolved.upstream.spec.name,
             gateway.fleet.known_model(resolved),
-            asked.caller.as_ref().map(|(_, name)| name.as_str()),
+            asked.key(),
         ),
         headers: &keyed,
         body: &document.members,

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use crate::cache::render::render;
-use crate::cache::{Boarding, Control, Dialect, Entry, Follower, Form};
+use crate::cache::{Boarding, Control, Dialect, Entry, Follower, Form, Landing};
 use crate::observe::CacheOutcome;
 
 use super::admit::Verdict;
 use super::context::{Context, InFlight, Job, Keep};
+use super::cost;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 
@@ -26,21 +27,46 @@ pub(super) struct Hit {
     pub(super) body: Bytes,
 }
 
-/// A caller that waits for an answer that is being made in another form, with what it takes to make it after all.
-pub(super) struct Waiting {
+/// A caller that joined an answer in the making, with what it takes to make it after all.
+pub(super) struct Aboard {
     pub(super) follower: Follower<Refusal>,
-    pub(super) job: Job,
     pub(super) keep: Keep,
+    job: Job,
     age_max: Option<Duration>,
 }
 
-/// Looks for the answer to a request, as far as its `cache-control` allows.
+/// Why a caller that joined an answer must look again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Whoever was to make it may not.
+    Declined,
+    /// It has no rendering in the form that was asked for.
+    Unrendered,
+}
+
+/// Looks for the answer to a request, as far as its `cache-control` allows; where a server must make it, its tokens
+/// are reserved.
 pub(super) async fn ask(
     gateway: &Gateway,
     ctx: &mut Context,
     job: Job,
     control: Control,
 ) -> Result<Verdict, Refusal> {
+    let verdict = seek(gateway, ctx, job, control).await?;
+    if let Verdict::Forward(job) = &verdict
+        && let Err(refusal) = cost::reserve(gateway, ctx, job).await
+    {
+        // That concerns this caller alone: one of its followers makes the answer.
+        ctx.land(Landing::Declined);
+        ctx.flight = None;
+        ctx.asked.cache = CacheOutcome::Bypass;
+        ctx.asked.cache_detail = "fwd=bypass";
+        return Err(refusal);
+    }
+    Ok(verdict)
+}
+
+async fn seek(gateway: &Gateway, ctx: &mut Context, job: Job, control: Control) -> Result<Verdict, Refusal> {
     // With `no-cache` a fresh answer is asked for: one that is being made may be older than the asking.
     let Some(keep) = job.keep.filter(|_| !control.no_cache) else {
         if control.only_if_cached {
@@ -69,11 +95,8 @@ pub(super) async fn ask(
                 ctx.guards.follows = Some(InFlight::new(&gateway.metrics.flight_followers));
                 ctx.asked.cache = CacheOutcome::Shared;
                 ctx.asked.cache_detail = "fwd=uri-miss; collapsed";
-                if follower.form() == keep.form {
-                    return Ok(Verdict::Follow(follower));
-                }
                 let age_max = control.age_max;
-                return Ok(Verdict::Wait(Box::new(Waiting { follower, job, keep, age_max })));
+                return Ok(Verdict::Follow(Box::new(Aboard { follower, keep, job, age_max })));
             }
             Boarding::Lead(leader) => {
                 ctx.flight = Some(Arc::clone(leader.flight()));
@@ -88,18 +111,21 @@ pub(super) async fn ask(
     Ok(Verdict::Forward(job))
 }
 
-/// Looks again, in one form alone: the answer in another could not be rendered.
-pub(super) async fn ask_alone(
+/// Looks again.
+pub(super) async fn ask_again(
     gateway: &Gateway,
     ctx: &mut Context,
-    waiting: Waiting,
+    aboard: Aboard,
+    why: Again,
 ) -> Result<Verdict, Refusal> {
-    let Waiting { follower, job, keep, age_max } = waiting;
+    let Aboard { follower, keep, job, age_max } = aboard;
     drop(follower);
     ctx.guards.follows = None;
-    let job = Job { keep: Some(keep.only()), ..job };
-    // Boxed: `ask` gives a `Waiting` only for a flight of another form, which a flight of one form alone is not.
-    Box::pin(ask(gateway, ctx, job, Control { age_max, ..Control::default() })).await
+    let keep = match why {
+        Again::Declined => job.keep,
+        Again::Unrendered => Some(keep.only()),
+    };
+    ask(gateway, ctx, Job { keep, ..job }, Control { age_max, ..Control::default() }).await
 }
 
 fn miss(ctx: &mut Context, detail: &'static str) {

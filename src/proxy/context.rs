@@ -9,13 +9,14 @@ use bytes::Bytes;
 use http::Method;
 
 use crate::cache::{Dialect, Flight, Form, Key, Landing, Leader, only};
-use crate::limit::{Level, Permit};
+use crate::limit::{Level, Permit, Reservation, Subjects};
 use crate::observe::CacheOutcome;
 use crate::route::{Lease, Resolved, Server};
-use crate::wire::{Endpoint, Protocol};
+use crate::wire::{Demand, Endpoint, Protocol};
 
 use super::gateway::{BodyShare, Gateway};
 use super::refusal::Refusal;
+use super::roster::Member;
 use super::session::Slot;
 use super::settle;
 use super::tap::Tap;
@@ -57,8 +58,10 @@ pub(super) struct Arrival {
 /// Who asked for what, as far as it is known by now.
 #[derive(Debug)]
 pub(super) struct Asked {
-    /// The key's place and name.
-    pub(super) caller: Option<(usize, String)>,
+    /// `None`: not known yet, or nobody is asked for a key.
+    pub(super) caller: Option<Caller>,
+    /// The limits that it is subject to, as far as they are known by now.
+    pub(super) subjects: Subjects,
     pub(super) model_requested: Option<String>,
     pub(super) model: Option<String>,
     pub(super) upstream: Option<String>,
@@ -66,10 +69,34 @@ pub(super) struct Asked {
     pub(super) cache: CacheOutcome,
     /// What `cache-status` says after the cache's name.
     pub(super) cache_detail: &'static str,
-    pub(super) level: Option<Level>,
+    /// What is left of the tightest bucket of requests.
+    pub(super) requests: Option<Level>,
+    /// The same of tokens.
+    pub(super) tokens: Option<Level>,
+    /// Of the prompt, counted or estimated: 0 where nobody needs them.
+    pub(super) prompt_tokens: u64,
     /// A look at the gateway's health, or a browser's question: written down, but no part of its work.
     pub(super) aside: bool,
     pub(super) bytes_in: u64,
+}
+
+/// Whose request it is.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) member: Arc<Member>,
+    /// Within a key that tells its users apart.
+    pub(super) user: Option<String>,
+}
+
+impl Asked {
+    /// The name of the caller's key.
+    pub(super) fn key(&self) -> Option<&str> {
+        self.caller.as_ref().map(|caller| caller.member.name.as_str())
+    }
+
+    pub(super) fn user(&self) -> Option<&str> {
+        self.caller.as_ref().and_then(|caller| caller.user.as_deref())
+    }
 }
 
 /// What became of it.
@@ -100,6 +127,8 @@ pub(super) struct Job {
     pub(super) resolved: Resolved,
     /// How its answer is kept, if it is.
     pub(super) keep: Option<Keep>,
+    /// What it may cost.
+    pub(super) demand: Demand,
 }
 
 /// Where an answer is kept.
@@ -141,6 +170,7 @@ pub(super) struct Guards {
     /// Shared with the session wrapper: a caller that leaves gives it back, though its answer may go on for others.
     pub(super) permit: PermitSlot,
     pub(super) body: Option<BodyShare>,
+    pub(super) reservation: Option<Reservation>,
     pub(super) in_flight: Option<InFlight>,
     pub(super) follows: Option<InFlight>,
 }
@@ -186,13 +216,16 @@ impl Context {
             },
             asked: Asked {
                 caller: None,
+                subjects: Subjects::default(),
                 model_requested: None,
                 model: None,
                 upstream: None,
                 stream: false,
                 cache: CacheOutcome::Bypass,
                 cache_detail: "fwd=bypass",
-                level: None,
+                requests: None,
+                tokens: None,
+                prompt_tokens: 0,
                 aside: false,
                 bytes_in: 0,
             },

@@ -11,7 +11,7 @@ use crate::cache::{Follower, Head, Landing, News};
 use crate::wire::error_event;
 
 use super::admit::Verdict;
-use super::ask::{self, Waiting};
+use super::ask::{self, Aboard, Again};
 use super::context::{Context, vacate};
 use super::failure::BROKE_OFF;
 use super::gateway::Gateway;
@@ -19,77 +19,56 @@ use super::refusal::Refusal;
 use super::respond;
 use super::settle;
 
+/// Gives an answer that is being made, or says what is to be done instead.
 pub(super) async fn follow(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Context,
-    mut follower: Follower<Refusal>,
-) -> Result<()> {
-    // The body's memory is the leader's business from here on.
-    ctx.guards.body = None;
+    mut aboard: Aboard,
+) -> Result<Option<Result<Verdict, Refusal>>> {
+    let live = aboard.follower.form() == aboard.keep.form;
     let mut head: Option<Head> = None;
     let mut held: Vec<Bytes> = Vec::new();
-    loop {
-        let news = next(session, ctx, &mut follower).await?;
-        head = head.or(news.head);
-        held.extend(news.chunks);
-        if let Some(head) = head.as_ref().filter(|head| is_stream(head)) {
-            return stream(gateway, session, ctx, follower, head, held, news.landing).await;
-        }
-        if let Some(landing) = news.landing {
-            return match landed(head, landing) {
-                Ok(head) => whole(gateway, session, ctx, &head, follower.whole()).await,
-                Err(refusal) => respond::refuse(gateway, session, ctx, refusal).await,
-            };
-        }
-    }
-}
-
-/// Waits for an answer that is being made in another form, and gives it in the form that was asked for. Where it has
-/// no rendering, what is to be done instead.
-pub(super) async fn wait(
-    gateway: &Gateway,
-    session: &mut Session,
-    ctx: &mut Context,
-    mut waiting: Waiting,
-) -> Result<Option<Result<Verdict, Refusal>>> {
-    let mut head: Option<Head> = None;
     let landing = loop {
-        let news = next(session, ctx, &mut waiting.follower).await?;
+        let news = next(session, ctx, &mut aboard.follower).await?;
         head = head.or(news.head);
+        held.extend(news.chunks.into_iter().filter(|_| live));
+        if let Some(head) = head.as_ref().filter(|head| live && is_stream(head)) {
+            // It is no longer this caller's business to make the answer.
+            ctx.guards.body = None;
+            let Aboard { follower, .. } = aboard;
+            return stream(gateway, session, ctx, follower, head, held, news.landing).await.map(|()| None);
+        }
         if let Some(landing) = news.landing {
             break landing;
         }
     };
-    let head = match landed(head, landing) {
-        Ok(head) => head,
-        Err(refusal) => return respond::refuse(gateway, session, ctx, refusal).await.map(|()| None),
+    drop(held);
+    let head = match (head, landing) {
+        (_, Landing::Declined) => {
+            return Ok(Some(ask::ask_again(gateway, ctx, aboard, Again::Declined).await));
+        }
+        (Some(head), Landing::Whole) => head,
+        (None, Landing::Whole) | (_, Landing::Lost) => {
+            return respond::refuse(gateway, session, ctx, BROKE_OFF).await.map(|()| None);
+        }
+        (_, Landing::Broken(refusal)) => {
+            return respond::refuse(gateway, session, ctx, refusal).await.map(|()| None);
+        }
     };
-    let Waiting { follower, keep, .. } = &waiting;
-    if head.status != StatusCode::OK {
-        // A refusal of the server's own has one form.
+    let Aboard { follower, keep, .. } = &aboard;
+    // A refusal of the server's own has one form.
+    if live || head.status != StatusCode::OK {
         return whole(gateway, session, ctx, &head, follower.whole()).await.map(|()| None);
     }
     let render = || ask::rendered(keep.dialect, follower.form(), follower.whole(), keep.form);
     let body = follower.rendering(keep.form).get_or_init(render).await.clone();
     ask::note_rendering(gateway, body.is_some());
-    match body {
-        Some(body) => {
-            let content_type = Bytes::from_static(keep.form.content_type().as_bytes());
-            let head = Head { content_type, ..head };
-            whole(gateway, session, ctx, &head, body).await.map(|()| None)
-        }
-        None => Ok(Some(ask::ask_alone(gateway, ctx, waiting).await)),
-    }
-}
-
-/// What an answer that has landed is given as.
-fn landed(head: Option<Head>, landing: Landing<Refusal>) -> Result<Head, Refusal> {
-    match (head, landing) {
-        (Some(head), Landing::Whole) => Ok(head),
-        (None, Landing::Whole) | (_, Landing::Lost) => Err(BROKE_OFF),
-        (_, Landing::Broken(refusal)) => Err(refusal),
-    }
+    let Some(body) = body else {
+        return Ok(Some(ask::ask_again(gateway, ctx, aboard, Again::Unrendered).await));
+    };
+    let head = Head { content_type: Bytes::from_static(keep.form.content_type().as_bytes()), ..head };
+    whole(gateway, session, ctx, &head, body).await.map(|()| None)
 }
 
 fn is_stream(head: &Head) -> bool {
@@ -175,7 +154,7 @@ async fn end(
     let failure = match landing {
         Landing::Whole => None,
         Landing::Broken(refusal) => Some(refusal),
-        Landing::Lost => Some(BROKE_OFF),
+        Landing::Lost | Landing::Declined => Some(BROKE_OFF),
     };
     let last = failure.as_ref().map(|refusal| {
         let error = respond::broken_stream(refusal, ctx.arrival.protocol);

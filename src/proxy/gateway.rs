@@ -4,22 +4,28 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::auth::Keyring;
+use arc_swap::ArcSwap;
+
 use crate::cache::{Answers, Flights, Purges, Store};
-use crate::config::{AccessLog, LogFormat, Settings};
-use crate::limit::{Gate, Limit};
+use crate::config::{AccessLog, KeySettings, LogFormat, ModelSettings, Settings};
+use crate::limit::{Allowance, Gate, Limit, ModelShare};
 use crate::observe::{ANYBODY, Labels, Metrics, Sink, Writer};
 use crate::route::{Fleet, Server, Sign, Turn, Upstream};
+use crate::store::Ledger;
 
 use super::clock::Clock;
 use super::refusal::Refusal;
+use super::roster::Roster;
+use super::side::Side;
 
 pub struct Gateway {
     pub settings: Settings,
     /// `None`: open to everybody.
-    pub keyring: Option<Keyring>,
+    roster: Option<ArcSwap<Roster>>,
     pub gate: Gate,
     pub store: Store,
+    pub ledger: Ledger,
+    pub side: Side,
     pub purges: Purges,
     pub(super) flights: Flights<Refusal>,
     pub fleet: Fleet,
@@ -28,8 +34,6 @@ pub struct Gateway {
     pub log_format: LogFormat,
     pub clock: Clock,
     pub bodies: Bodies,
-    /// What of a key's answers is kept, by the key's place.
-    key_answers: Vec<Option<Answers>>,
     /// What of a model's answers is kept, by the rule's place.
     model_answers: Vec<Option<Answers>>,
     draining: AtomicBool,
@@ -38,7 +42,8 @@ pub struct Gateway {
 impl Gateway {
     /// Fails where the access log cannot be opened.
     pub fn new(settings: Settings) -> io::Result<Self> {
-        let keys = settings.keys.as_deref().unwrap_or_default();
+        let clock = Clock::start();
+        let roster = settings.keys.as_deref().map(|keys| roster(&settings, keys, None, &clock));
         let rules = settings.models.iter().map(|model| model.rule.clone()).collect();
         let fleet = Fleet::new(settings.upstreams.clone(), rules);
         let metrics = Metrics::new(&labels(&settings, &fleet)).map_err(io::Error::other)?;
@@ -48,23 +53,17 @@ impl Gateway {
             AccessLog::File(path) => Sink::File(path.clone()),
         };
         Ok(Self {
-            keyring: settings
-                .keys
-                .as_ref()
-                .map(|keys| Keyring::new(keys.iter().map(|key| key.key.clone()).collect())),
-            gate: Gate::new(
-                settings.limits.gateway,
-                keys.iter().map(|key| key.limits.or(settings.limits.key)).collect(),
-                settings.limits.ip,
-            ),
+            roster: roster.map(ArcSwap::from_pointee),
+            gate: gate(&settings),
+            ledger: Ledger::in_memory(),
+            side: Side::new(),
             store: Store::new(settings.cache),
             purges: Purges::default(),
             flights: Flights::default(),
             log: Writer::open(&sink, metrics.log_lines_dropped.clone())?,
             log_format: settings.log.format,
-            clock: Clock::start(),
+            clock,
             bodies: Bodies::new(settings.body.bytes_total_max),
-            key_answers: keys.iter().map(|key| key.answers).collect(),
             model_answers: settings.models.iter().map(|model| model.answers).collect(),
             draining: AtomicBool::new(false),
             fleet,
@@ -73,15 +72,26 @@ impl Gateway {
         })
     }
 
-    /// What of the answers to a key and a model is kept: the least of what the file says.
-    pub fn answers(&self, key: Option<usize>, rule: Option<usize>) -> Answers {
-        let narrowed =
-            |list: &[Option<Answers>], at: Option<usize>| at.and_then(|at| list.get(at).copied().flatten());
-        let all = [
-            Some(self.settings.cache.answers),
-            narrowed(&self.key_answers, key),
-            narrowed(&self.model_answers, rule),
-        ];
+    /// The keys in force; `None`: open to everybody.
+    pub fn roster(&self) -> Option<Arc<Roster>> {
+        self.roster.as_ref().map(ArcSwap::load_full)
+    }
+
+    /// Puts other keys in force. What those of the same names have used stays used; requests under way end as they
+    /// began.
+    pub fn replace_keys(&self, keys: &[KeySettings]) {
+        if let Some(current) = &self.roster {
+            let before = current.load_full();
+            keys.iter().for_each(|key| self.metrics.know_key(&key.key.name));
+            current.store(Arc::new(roster(&self.settings, keys, Some(&before), &self.clock)));
+        }
+    }
+
+    /// What of the answers to a key that keeps no more than `key`, and to a model, is kept: the least of what the file
+    /// says.
+    pub fn answers(&self, key: Option<Answers>, rule: Option<usize>) -> Answers {
+        let model = rule.and_then(|rule| self.model_answers.get(rule).copied().flatten());
+        let all = [Some(self.settings.cache.answers), key, model];
         all.into_iter()
             .flatten()
             .max_by_key(|answers| match answers {
@@ -124,6 +134,31 @@ impl Gateway {
     }
 }
 
+fn roster(settings: &Settings, keys: &[KeySettings], before: Option<&Roster>, clock: &Clock) -> Roster {
+    Roster::new(keys, &settings.limits, &settings.models, before, clock.now())
+}
+
+fn gate(settings: &Settings) -> Gate {
+    let (limits, models) = (&settings.limits, &settings.models);
+    let place = |alias: &ModelSettings| {
+        let meant = alias.rule.rename.as_deref()?;
+        let is_meant = |other: &ModelSettings| {
+            other.rule.pattern == meant
+                && other.rule.upstream == alias.rule.upstream
+                && other.rule.rename.is_none()
+        };
+        models.iter().position(is_meant)
+    };
+    let share = |model: &ModelSettings| match place(model) {
+        // An alias without limits of its own is no way around those of its model.
+        Some(meant) if model.limits == Allowance::default() => ModelShare::Of(meant),
+        _ => ModelShare::Own(model.limits.or(limits.model)),
+    };
+    let shares: Vec<_> = models.iter().map(share).collect();
+    let by_model = models.iter().any(|model| model.key_limits.or(limits.key_model) != Allowance::default());
+    Gate::new(limits.gateway, &shares, by_model, limits.ip)
+}
+
 fn labels(settings: &Settings, fleet: &Fleet) -> Labels {
     let keys = settings.keys.as_ref().map(|keys| keys.iter().map(|key| key.key.name.clone()).collect());
     Labels {
@@ -132,7 +167,7 @@ fn labels(settings: &Settings, fleet: &Fleet) -> Labels {
             .map(|rule| (rule.on_server().to_owned(), rule.upstream.clone()))
             .collect(),
         keys: keys.unwrap_or_else(|| vec![ANYBODY.to_owned()]),
-        limits: Limit::ALL.iter().map(|limit| limit.name()).collect(),
+        limits: Limit::all().map(Limit::name).collect(),
         servers: fleet
             .servers()
             .map(|(upstream, server)| (upstream.spec.name.clone(), server.spec.name.clone()))

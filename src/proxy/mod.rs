@@ -16,6 +16,7 @@ mod body;
 mod clock;
 mod context;
 mod cors;
+mod cost;
 mod failure;
 mod follow;
 mod forward;
@@ -24,10 +25,13 @@ pub(crate) mod own;
 mod refusal;
 mod refuser;
 mod respond;
+mod roster;
 mod session;
 mod settle;
+mod side;
 mod tap;
 mod timing;
+mod understood;
 mod wait;
 
 use std::sync::Arc;
@@ -87,8 +91,8 @@ impl ProxyHttp for Proxy {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         let gateway = &*self.0;
         let mut verdict = admit::admit(gateway, session, ctx).await;
-        while let Ok(Verdict::Wait(waiting)) = verdict {
-            match follow::wait(gateway, session, ctx, *waiting).await? {
+        while let Ok(Verdict::Follow(aboard)) = verdict {
+            match follow::follow(gateway, session, ctx, *aboard).await? {
                 None => return Ok(true),
                 Some(next) => verdict = next.map_err(Stop::from),
             }
@@ -99,8 +103,7 @@ impl ProxyHttp for Proxy {
                 return Ok(false);
             }
             Ok(Verdict::Hit(hit)) => respond::hit(gateway, session, ctx, hit).await?,
-            Ok(Verdict::Follow(follower)) => follow::follow(gateway, session, ctx, follower).await?,
-            Ok(Verdict::Wait(_)) => {}
+            Ok(Verdict::Follow(_)) => {}
             Ok(Verdict::Preflight) => respond::preflight(gateway, session, ctx).await?,
             Ok(Verdict::Own(own)) => answer_own(gateway, session, ctx, own).await?,
             Err(Stop::Refused(refusal)) => respond::refuse(gateway, session, ctx, refusal).await?,
@@ -260,14 +263,15 @@ async fn answer_own(gateway: &Gateway, session: &mut Session, ctx: &mut Context,
     if !body::discard(session, gateway).await {
         session.downstream_session.set_keepalive(None);
     }
-    let key = ctx.asked.caller.as_ref().map(|(index, _)| *index);
+    let member = ctx.asked.caller.as_ref().map(|caller| caller.member.as_ref());
     let report = match own {
         Own::Health => Ok(own::health(gateway)),
         Own::Stats => Ok(own::stats(gateway)),
         Own::Live => Ok(own::live(gateway)),
         Own::Ready => Ok(own::ready(gateway)),
-        Own::Models => Ok(own::model_list(gateway, key)),
-        Own::Model => own::model(gateway, key, &ctx.arrival.path),
+        Own::Models => Ok(own::model_list(gateway, member)),
+        Own::Usage => Ok(own::usage(gateway, ctx.asked.caller.as_ref())),
+        Own::Model => own::model(gateway, member, &ctx.arrival.path),
     };
     match report {
         Ok((status, json)) => respond::own(gateway, session, ctx, status, json).await,

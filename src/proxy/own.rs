@@ -3,10 +3,16 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use crate::limit::{Goods, Kind};
+use crate::observe::ANYBODY;
+use crate::store::Period;
 use crate::wire::MODEL_PREFIX;
 
+use super::context::Caller;
+use super::cost;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
+use super::roster::Member;
 
 /// A status and its JSON.
 pub(crate) type Report = (StatusCode, String);
@@ -57,8 +63,11 @@ pub(crate) fn detailed_stats(gateway: &Gateway) -> Report {
         })
     });
     stats.insert("servers".to_owned(), servers.collect());
-    let names = gateway.keyring.iter().flat_map(|keyring| keyring.names());
-    stats.insert("keys".to_owned(), names.map(|name| json!({"name": name})).collect());
+    let members = gateway.roster().map(|roster| roster.members().to_vec()).unwrap_or_default();
+    let keys = members.iter().map(|member| {
+        json!({"name": member.name, "in_flight": member.account.own().at_once(), "used": used(gateway, &member.name)})
+    });
+    stats.insert("keys".to_owned(), keys.collect());
     (StatusCode::OK, Value::Object(stats).to_string())
 }
 
@@ -89,24 +98,81 @@ fn round(seconds: f64) -> f64 {
 }
 
 /// The models that a key may use (`None`: an open gateway).
-fn models(gateway: &Gateway, key: Option<usize>) -> Vec<Map<String, Value>> {
-    let may_use = |model: &Map<String, Value>| match (&gateway.keyring, key) {
-        (Some(keyring), Some(key)) => keyring.may_use(key, model["id"].as_str().unwrap_or_default()),
-        _ => true,
+fn models(gateway: &Gateway, key: Option<&Member>) -> Vec<Map<String, Value>> {
+    let may_use = |model: &Map<String, Value>| {
+        key.is_none_or(|key| key.may_use(model["id"].as_str().unwrap_or_default()))
     };
     gateway.fleet.models().into_iter().filter(may_use).collect()
 }
 
-pub(super) fn model_list(gateway: &Gateway, key: Option<usize>) -> Report {
+pub(super) fn model_list(gateway: &Gateway, key: Option<&Member>) -> Report {
     (StatusCode::OK, json!({"object": "list", "data": models(gateway, key)}).to_string())
 }
 
 /// One model, by the end of its path, percent-decoded.
-pub(super) fn model(gateway: &Gateway, key: Option<usize>, path: &str) -> Result<Report, Refusal> {
+pub(super) fn model(gateway: &Gateway, key: Option<&Member>, path: &str) -> Result<Report, Refusal> {
     let encoded = path.strip_prefix(MODEL_PREFIX).unwrap_or_default();
     let id = percent_encoding::percent_decode_str(encoded).decode_utf8_lossy().into_owned();
     let found = models(gateway, key).into_iter().find(|model| model["id"] == id.as_str());
     found.map(|model| (StatusCode::OK, Value::Object(model).to_string())).ok_or(Refusal::ModelNotFound(id))
+}
+
+/// What a key has used today and this month, UTC.
+fn used(gateway: &Gateway, key: &str) -> Value {
+    let now = gateway.clock.wall();
+    let told = |period: Period| {
+        let counts = gateway.ledger.spent(key, period, now);
+        json!({
+            "requests": counts.requests,
+            "prompt_tokens": counts.prompt_tokens,
+            "completion_tokens": counts.completion_tokens,
+            "cached_tokens": counts.cached_tokens,
+            "prefill_ms": counts.prefill_ms,
+            "generation_ms": counts.generation_ms,
+        })
+    };
+    json!({"day": told(Period::Day), "month": told(Period::Month)})
+}
+
+/// What the caller's own key has used and may still use.
+pub(super) fn usage(gateway: &Gateway, caller: Option<&Caller>) -> Report {
+    let name = caller.map_or(ANYBODY, |caller| caller.member.name.as_str());
+    let now = gateway.clock.now();
+    let mut told =
+        Map::from_iter([("key".to_owned(), name.into()), ("used".to_owned(), used(gateway, name))]);
+    if let Some(caller) = caller {
+        let account = &caller.member.account;
+        let mut limits = Map::new();
+        for (kind, word) in [(Kind::Requests, "requests"), (Kind::Tokens, "tokens")] {
+            if let Some(level) = account.own().level(kind, now) {
+                let reset = round(level.reset.as_secs_f64());
+                let level =
+                    json!({"limit": level.limit, "remaining": level.remaining, "reset_seconds": reset});
+                limits.insert(word.to_owned(), level);
+            }
+        }
+        if let Some(most) = account.own().allowance().concurrent {
+            limits.insert("concurrent".to_owned(), json!({"limit": most, "now": account.own().at_once()}));
+        }
+        let budgets = account.grant().budgets.iter().map(|budget| {
+            let spent = cost::spent(gateway, name, budget);
+            let used = match budget.goods {
+                Goods::Requests => spent.requests,
+                Goods::Tokens => spent.tokens,
+            };
+            json!({
+                "of": budget.goods.name(),
+                "per": budget.per.name(),
+                "amount": budget.amount,
+                "used": used,
+                "remaining": budget.amount.saturating_sub(used),
+                "reset_seconds": spent.ends_in.as_secs(),
+            })
+        });
+        told.insert("limits".to_owned(), limits.into());
+        told.insert("budgets".to_owned(), budgets.collect());
+    }
+    (StatusCode::OK, Value::Object(told).to_string())
 }
 
 /// `/metrics`, with what is counted elsewhere brought up to date.

@@ -206,17 +206,48 @@ fn told(status: u16, code: &'static str, kind: &'static str, message: impl Into<
 
 fn limited(refused: &Refused) -> Told {
     let limit = refused.limit.name();
-    let code = if refused.limit.is_concurrency() { "concurrency_limit" } else { "rate_limit_exceeded" };
-    let message = match refused.allows {
-        Allows::Rate(rate) => {
-            let wait = refused.wait.unwrap_or_default().as_secs_f64();
-            format!("The limit `{limit}` of {rate} is reached; it frees in {wait:.1} s.")
-        }
-        Allows::AtOnce(most) => {
-            format!("The limit `{limit}` of {most} requests at once is reached; wait until one of them ends.")
-        }
+    let frees =
+        |wait: Option<Duration>| format!("it frees in {:.1} s", wait.unwrap_or_default().as_secs_f64());
+    let exceeded = "rate_limit_exceeded";
+    let (code, message) = match refused.allows {
+        Allows::Rate(rate) => (
+            exceeded,
+            format!("The limit `{limit}` of {rate} is reached: all of it is used; {}.", frees(refused.wait)),
+        ),
+        Allows::AtOnce(most) => (
+            "concurrency_limit",
+            format!(
+                "The limit `{limit}` of {most} requests at once is reached; wait until one of them ends."
+            ),
+        ),
+        Allows::Tokens { rate, asked, .. } if refused.wait.is_none() => (
+            exceeded,
+            format!(
+                "This request may take {asked} tokens (its prompt and `max_tokens`), more than the limit `{limit}` of \
+                 {rate} ever holds; ask for less."
+            ),
+        ),
+        Allows::Tokens { rate, asked, left } => (
+            exceeded,
+            format!(
+                "The limit `{limit}` of {rate} tokens has {left} left, and this request may take {asked} (its prompt \
+                 and `max_tokens`); {}.",
+                frees(refused.wait)
+            ),
+        ),
+        Allows::Budget { budget, asked, used } => (
+            "budget_exceeded",
+            format!(
+                "The budget `{limit}` of {budget} has {used} used or reserved, and this request may take {asked}; it \
+                 begins anew in {} s.",
+                refused.wait.unwrap_or_default().as_secs()
+            ),
+        ),
     };
+    let is_budget = matches!(refused.allows, Allows::Budget { .. });
+    let never = matches!(refused.allows, Allows::Tokens { .. }) && refused.wait.is_none();
     // How long a generation will take is not known; a second is a polite guess.
-    let wait = refused.wait.unwrap_or(Duration::from_secs(1));
-    Told { retry_after: Some(wait), ..told(429, code, "rate_limit_error", message) }
+    let wait = refused.wait.or((!never).then_some(Duration::from_secs(1)));
+    let kind = if is_budget { "insufficient_quota" } else { "rate_limit_error" };
+    Told { retry_after: wait, final_word: is_budget || never, ..told(429, code, kind, message) }
 }

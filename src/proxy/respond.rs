@@ -209,10 +209,15 @@ pub(super) fn mark(gateway: &Gateway, ctx: &Context, answer: &mut ResponseHeader
         answer.insert_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, allow)?;
         answer.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, cors::EXPOSED)?;
     }
-    if let Some(level) = ctx.asked.level {
+    if let Some(level) = ctx.asked.requests {
         answer.insert_header("x-ratelimit-limit-requests", level.limit)?;
         answer.insert_header("x-ratelimit-remaining-requests", level.remaining)?;
         answer.insert_header("x-ratelimit-reset-requests", Reset(level.reset).to_string())?;
+    }
+    if let Some(level) = ctx.asked.tokens.or_else(|| ctx.asked.subjects.tokens(gateway.clock.now())) {
+        answer.insert_header("x-ratelimit-limit-tokens", level.limit)?;
+        answer.insert_header("x-ratelimit-remaining-tokens", level.remaining)?;
+        answer.insert_header("x-ratelimit-reset-tokens", Reset(level.reset).to_string())?;
     }
     Ok(())
 }

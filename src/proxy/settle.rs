@@ -1,11 +1,13 @@
 //! Afterwards: counted, and written down as one line.
 
 use crate::config::LogFormat;
-use crate::observe::{CacheOutcome, Ended, Line, milliseconds};
+use crate::observe::{ANYBODY, CacheOutcome, Ended, Line, milliseconds};
+use crate::store::Use;
 use crate::wire::Usage;
 
 use super::context::Context;
 use super::gateway::Gateway;
+use super::tap::Tap;
 
 /// nginx's status for a caller that left before its answer was whole.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -15,16 +17,17 @@ pub(super) fn count(gateway: &Gateway, ctx: &mut Context) {
     if ctx.asked.aside || std::mem::replace(&mut ctx.told.counted, true) {
         return;
     }
-    let (arrival, asked, told) = (&ctx.arrival, &ctx.asked, &ctx.told);
-    match asked.cache {
+    match ctx.asked.cache {
         CacheOutcome::Hit => gateway.metrics.cache_hits.inc(),
         CacheOutcome::Miss => gateway.metrics.cache_misses.inc(),
         CacheOutcome::Shared => gateway.metrics.cache_shared.inc(),
         CacheOutcome::Bypass => {}
     }
     let usage = usage(ctx);
+    charge(gateway, ctx, &usage);
+    let (arrival, asked, told) = (&ctx.arrival, &ctx.asked, &ctx.told);
     gateway.metrics.ended(&Ended {
-        key: key(ctx),
+        key: asked.key(),
         model: asked.model.as_deref(),
         upstream: asked.upstream.as_deref(),
         status: status(ctx),
@@ -45,8 +48,42 @@ fn usage(ctx: &Context) -> Usage {
     ctx.tap.as_ref().and_then(|tap| tap.usage()).cloned().unwrap_or_default()
 }
 
-fn key(ctx: &Context) -> Option<&str> {
-    ctx.asked.caller.as_ref().map(|(_, name)| name.as_str())
+/// Notes in the ledger what the request used, and settles what it reserved. A request that failed used nothing.
+fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
+    let reservation = ctx.guards.reservation.take();
+    let (asked, told) = (&ctx.asked, &ctx.told);
+    let failed = told.refusal.is_some() || ctx.route.failure.is_some() || told.failed || told.status >= 400;
+    if failed || asked.upstream.is_none() {
+        return;
+    }
+    let model = gateway.metrics.model_label(asked.model.as_deref());
+    let mut used = Use {
+        key: asked.key().unwrap_or(ANYBODY),
+        user: asked.user().unwrap_or_default(),
+        model,
+        requests: 1,
+        prompt_tokens: 0,
+        completion_tokens: 0,
+        cached_tokens: 0,
+        prefill_ms: 0,
+        generation_ms: 0,
+    };
+    // Hits and shared answers cost a request and no tokens.
+    if ctx.job.is_some() {
+        let cut_off = ctx.has_left();
+        let seen = ctx.tap.as_ref().map_or(0, Tap::events);
+        let milliseconds = |ms: Option<f64>| ms.unwrap_or_default().round() as u64;
+        used.prompt_tokens = usage.prompt_tokens.unwrap_or(asked.prompt_tokens);
+        // Of an answer that was cut off nothing is reported; a stream has about one event a token.
+        used.completion_tokens = usage.completion_tokens.unwrap_or(if cut_off { seen } else { 0 });
+        used.cached_tokens = usage.cached_prompt_tokens.unwrap_or_default();
+        used.prefill_ms = milliseconds(usage.prefill_ms);
+        used.generation_ms = milliseconds(usage.generation_ms);
+    }
+    gateway.ledger.note(&used, gateway.clock.wall());
+    if let Some(reservation) = reservation {
+        reservation.settle(used.prompt_tokens.saturating_add(used.completion_tokens), gateway.clock.now());
+    }
 }
 
 /// Writes a request's line.
@@ -63,8 +100,8 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
         ts: gateway.clock.wall(),
         request_id: &arrival.request_id,
         trace_id: arrival.trace_id.as_deref(),
-        key: key(ctx),
-        user: None,
+        key: asked.key(),
+        user: asked.user(),
         method: arrival.method.as_str(),
         path: &arrival.path,
         model_requested: asked.model_requested.as_deref(),

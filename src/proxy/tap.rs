@@ -195,6 +195,14 @@ impl Tap {
         }
     }
 
+    /// Events of a stream so far: about one a token.
+    pub(super) fn events(&self) -> u64 {
+        match &self.kind {
+            Kind::Stream(watch) => watch.events,
+            Kind::Json(_) | Kind::Other => 0,
+        }
+    }
+
     pub(super) fn usage(&self) -> Option<&Usage> {
         match &self.kind {
             Kind::Stream(watch) => Some(&watch.usage),

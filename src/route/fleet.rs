@@ -53,6 +53,12 @@ impl Upstream {
         chosen.map(|server| Lease::new(Arc::clone(server)))
     }
 
+    /// One that is up and works on the least, for a question that takes no slot.
+    pub fn some_server(&self) -> Option<Arc<Server>> {
+        let up = self.servers.iter().filter(|server| server.is_up());
+        up.min_by_key(|server| server.in_flight()).cloned()
+    }
+
     /// What the servers that are up report of their models, together; `None` while one of them has not been asked.
     pub fn fingerprint(&self) -> Option<[u8; 32]> {
         let up = self.servers.iter().filter(|server| server.is_up());
@@ -83,6 +89,13 @@ pub struct Resolved {
     pub rename: Option<String>,
     /// The rule's place in the file; `None` where the file has no models.
     pub rule: Option<usize>,
+}
+
+impl Resolved {
+    /// What the server calls the model.
+    pub fn on_server(&self) -> Option<&str> {
+        self.rename.as_deref().or(self.name.as_deref())
+    }
 }
 
 /// `*` stands for any characters, none among them; nothing else is special.

@@ -4,14 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
-use http::{Method, StatusCode, header};
-use pingora::connectors::http::v1::Connector;
-use pingora::http::RequestHeader;
+use bytes::Bytes;
+use http::StatusCode;
 use pingora::server::ShutdownWatch;
 use pingora::services::ServiceReadyNotifier;
 use pingora::services::background::BackgroundService;
-use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::{Sender, channel};
@@ -29,9 +26,6 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// Where every kind lists its models.
 const MODELS: &str = "/v1/models";
 
-/// A larger report is not read.
-const REPORT_BYTES_MAX: usize = 4 << 20;
-
 pub(super) struct Prober(pub(super) Arc<Gateway>);
 
 #[async_trait]
@@ -43,7 +37,6 @@ impl BackgroundService for Prober {
                 gateway: Arc::clone(&self.0),
                 upstream: Arc::clone(upstream),
                 server: Arc::clone(server),
-                connector: Connector::new(None),
             };
             let looked = looked.clone();
             tokio::spawn(probe.forever(looked));
@@ -60,7 +53,6 @@ struct Probe {
     gateway: Arc<Gateway>,
     upstream: Arc<Upstream>,
     server: Arc<Server>,
-    connector: Connector,
 }
 
 impl Probe {
@@ -138,36 +130,8 @@ impl Probe {
         }
     }
 
-    /// One GET on a connection of its own, within the check's timeout.
+    /// One GET, within the check's timeout.
     async fn get(&self, path: &str) -> Result<(StatusCode, Bytes)> {
-        let within = self.server.check().timeout;
-        let late = |_| Error::explain(ErrorType::ReadTimedout, "no answer in time");
-        timeout(within, self.ask(path)).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
-    }
-
-    async fn ask(&self, path: &str) -> Result<(StatusCode, Bytes)> {
-        let server = &self.server.spec;
-        let address = self.server.address().ok_or_else(|| {
-            Error::explain(ErrorType::Custom("its name does not resolve"), server.url.host.clone())
-        })?;
-        let peer = HttpPeer::new(address, false, String::new());
-        let (mut session, _) = self.connector.get_http_session(&peer).await?;
-        let mut request = RequestHeader::build(Method::GET, path.as_bytes(), Some(4))?;
-        request.insert_header(header::HOST, server.url.authority())?;
-        request.insert_header(header::CONNECTION, "close")?;
-        if let Some(key) = &server.api_key {
-            request.insert_header(header::AUTHORIZATION, format!("Bearer {}", key.0))?;
-        }
-        session.write_request_header(Box::new(request)).await?;
-        session.read_response().await?;
-        let status = session.get_status().unwrap_or(StatusCode::BAD_GATEWAY);
-        let mut body = BytesMut::new();
-        while let Some(chunk) = session.read_body_bytes().await? {
-            body.extend_from_slice(&chunk);
-            if body.len() > REPORT_BYTES_MAX {
-                return Error::e_explain(ErrorType::ReadError, "the answer is too large");
-            }
-        }
-        Ok((status, body.freeze()))
+        self.gateway.side.ask(&self.server, path, None, self.server.check().timeout).await
     }
 }

@@ -54,6 +54,8 @@ pub enum Own {
     Live,
     Ready,
     Models,
+    /// What the caller's own key has used.
+    Usage,
     /// `/v1/models/{id}`.
     Model,
 }
@@ -119,6 +121,7 @@ const OWN: &[(&str, Own)] = &[
     ("/ready", Own::Ready),
     ("/v1/models", Own::Models),
     ("/models", Own::Models),
+    ("/v1/usage", Own::Usage),
 ];
 
 /// Before an id in `/v1/models/{id}`.

@@ -5,9 +5,11 @@ mod json;
 mod multipart;
 mod media;
 mod sse;
+mod demand;
 mod usage;
 mod envelope;
 
+pub use demand::{Demand, Prompt, demand};
 pub use endpoint::{
     Astray, BodyKind, Endpoint, HEADERS_KEYED, HEADERS_PASSED, MODEL_PREFIX, Own, Protocol, Target, Work,
     find, is_endpoint_path, is_known_path, protocol_at,

@@ -26,6 +26,8 @@ pub struct Watch {
     ended: bool,
     failed: bool,
     boundary: Boundary,
+    /// Events that carried data, its end mark included: about one a token.
+    pub events: u64,
     pub usage: Usage,
 }
 
@@ -49,6 +51,7 @@ impl Watch {
             ended: false,
             failed: false,
             boundary: Boundary::Between,
+            events: 0,
             usage: Usage::default(),
         }
     }
@@ -116,6 +119,7 @@ impl Watch {
         self.boundary = Boundary::Line;
         let Some(data) = line.strip_prefix(b"data:") else { return };
         let data = data.strip_prefix(b" ").unwrap_or(data);
+        self.events += 1;
         if data == b"[DONE]" {
             self.ended |= matches!(self.protocol, Protocol::OpenAi);
             return;

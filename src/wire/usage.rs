@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 /// What is known of an answer's cost so far.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -14,6 +15,10 @@ pub struct Usage {
     pub prefill_ms: Option<f64>,
     pub generation_ms: Option<f64>,
     pub finish_reason: Option<String>,
+    /// Completion tokens of the choices that have ended: llama-server reports each by itself.
+    ended: u64,
+    /// What was reported of the choice that ended last, if it has been.
+    last: Option<u64>,
 }
 
 /// The union of the shapes that report usage: OpenAI's chat and completions, responses, Anthropic's messages (whole,
@@ -21,10 +26,12 @@ pub struct Usage {
 /// nothing.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Report {
+struct Report<'a> {
     usage: Option<Counts>,
     timings: Option<Timings>,
-    choices: Vec<Choice>,
+    #[serde(borrow)]
+    choices: Option<Vec<Choice<'a>>>,
+    stop: Option<bool>,
     stop_reason: Option<String>,
     stop_type: Option<String>,
     status: Option<Text>,
@@ -63,8 +70,20 @@ struct Timings {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Choice {
+struct Choice<'a> {
     finish_reason: Option<String>,
+    /// What a plain answer's choice says, as it is spelled.
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+}
+
+impl Choice<'_> {
+    /// Of what it says, at least 1.
+    fn length(&self) -> u64 {
+        self.message.or(self.text).map_or(1, |said| said.get().len().max(1) as u64)
+    }
 }
 
 /// `delta` of a stream event: an object on Anthropic's, a string on responses.
@@ -97,8 +116,9 @@ impl Usage {
     /// Takes what a JSON document says into account; later documents overrule earlier ones. What cannot be read
     /// changes nothing.
     pub fn note(&mut self, json: &[u8]) {
-        let Ok(report) = serde_json::from_slice::<Report>(json) else { return };
+        let Ok(report) = serde_json::from_slice::<Report<'_>>(json) else { return };
         let nested = report.response.is_some();
+        let (before, has_timings) = (self.completion_tokens.take(), report.timings.is_some());
         for part in [report.message, report.response].into_iter().flatten() {
             self.count(part.usage);
             self.time(part.timings);
@@ -108,7 +128,10 @@ impl Usage {
         }
         self.time(report.timings);
         self.count(report.usage);
-        replace(&mut self.finish_reason, report.choices.into_iter().find_map(|choice| choice.finish_reason));
+        let several = report.choices.as_deref();
+        self.completion_tokens = self.of_all_choices(several, report.stop, has_timings).or(before);
+        let choices = report.choices.unwrap_or_default();
+        replace(&mut self.finish_reason, choices.into_iter().find_map(|choice| choice.finish_reason));
         replace(&mut self.finish_reason, report.stop_reason);
         replace(&mut self.finish_reason, report.stop_type.filter(|reason| reason != "none"));
         if let Some(Delta::Object { stop_reason }) = report.delta {
@@ -119,6 +142,38 @@ impl Usage {
         {
             self.finish_reason = Some(status);
         }
+    }
+
+    /// The completion tokens of all choices so far, from what one document reported of the choices in it, which stands
+    /// in `completion_tokens`; `None`: it reported nothing.
+    fn of_all_choices(
+        &mut self,
+        choices: Option<&[Choice<'_>]>,
+        stop: Option<bool>,
+        has_timings: bool,
+    ) -> Option<u64> {
+        let ends = stop == Some(true)
+            || choices.is_some_and(|choices| choices.iter().any(|choice| choice.finish_reason.is_some()));
+        let reported = self.completion_tokens;
+        if ends {
+            self.last = None;
+        }
+        let reported = reported?;
+        if !ends && choices.is_none_or(|choices| !choices.is_empty()) {
+            return Some(self.ended.saturating_add(reported));
+        }
+        let all = match choices {
+            // A plain answer of llama-server's: the first choice's alone. The others are as long as they look.
+            Some(choices @ [first, _, ..]) if has_timings => {
+                let all: u64 = choices.iter().map(Choice::length).sum();
+                reported.saturating_mul(all).div_ceil(first.length())
+            }
+            _ => reported,
+        };
+        // What follows the end of a choice tells of the same one again.
+        let again = self.last.replace(all).unwrap_or_default();
+        self.ended = self.ended.saturating_sub(again).saturating_add(all);
+        Some(self.ended)
     }
 
     fn count(&mut self, counts: Option<Counts>) {
@@ -182,6 +237,22 @@ mod tests {
         let completed = r#"{"type":"response.completed","response":{"status":"completed","usage":{"input_tokens":9,
             "output_tokens":3,"input_tokens_details":{"cached_tokens":4}}}}"#;
         assert_eq!(read(&[completed]), some(9, 3, 4, "completed"));
+        let ended = |index: u64, tokens: u64| {
+            let end = format!(r#"{{"choices":[{{"index":{index},"finish_reason":"stop"}}]"#);
+            let usage = format!(r#""usage":{{"completion_tokens":{tokens},"prompt_tokens":9}}"#);
+            [end.clone() + "}", format!(r#"{{"choices":[],{usage}}}"#), end + "," + &usage + "}"]
+        };
+        let [first, usage, both] = ended(0, 3);
+        let [second, more, other] = ended(1, 4);
+        assert_eq!(read(&[&first, &usage, &second, &more]).1, Some(7), "each choice by itself");
+        assert_eq!(read(&[&both, &other]).1, Some(7));
+        assert_eq!(read(&[&both, &usage, &other, &more]).1, Some(7), "told twice");
+        assert_eq!(read(&[&first, &second, &usage]).1, Some(3), "all choices at once");
+        let several = r#"{"choices":[{"finish_reason":"stop","text":"abcd"},
+            {"finish_reason":"stop","text":"abcdabcdab"}],
+            "usage":{"completion_tokens":3,"prompt_tokens":9},"timings":{"cache_n":4,"prompt_n":5,"predicted_n":3}}"#;
+        assert_eq!(read(&[several]).1, Some(9), "llama-server reports the first choice alone");
+        assert_eq!(read(&[&several.replace("timings", "x")]).1, Some(3), "others report all of them");
         let absurd = r#"{"timings":{"prompt_n":18446744073709551615,"cache_n":1}}"#;
         assert_eq!(read(&[absurd]).0, Some(u64::MAX));
         assert_eq!(read(&["nonsense", "[]", r#"{"usage":7}"#]), (None, None, None, None));

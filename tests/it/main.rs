@@ -14,6 +14,8 @@ mod bodies;
 mod refuse;
 mod auth;
 mod limit;
+mod token;
+mod budget;
 mod cache;
 mod purge;
 mod memory;

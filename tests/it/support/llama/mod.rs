@@ -68,7 +68,7 @@ struct Stage {
 struct Seen {
     /// What callers asked (every POST).
     requests: Vec<Received>,
-    /// What the gateway asked for itself: `/health`, `/props`, `/v1/models`.
+    /// What the gateway asked for itself: `/health`, `/props`, `/v1/models`, the tokens of a prompt.
     probes: Vec<Received>,
     finished: usize,
     cancelled: Vec<Instant>,
@@ -145,6 +145,11 @@ impl Llama {
 
     pub(crate) fn probes(&self) -> Vec<Received> {
         self.seen(|seen| seen.probes.clone())
+    }
+
+    /// How often it was asked to count the tokens of a prompt.
+    pub(crate) fn counted(&self) -> usize {
+        self.seen(|seen| seen.probes.iter().filter(|probe| probe.method() == "POST").count())
     }
 
     /// How many it has answered to the last byte.

@@ -45,6 +45,7 @@ pub(crate) struct Script {
     pub(super) props_status: u16,
     pub(super) model: String,
     pub(super) api_key: Option<String>,
+    pub(super) counts: bool,
 }
 
 /// A healthy server that answers everything with "Hello".
@@ -67,6 +68,7 @@ pub(crate) fn scripted() -> Script {
         props_status: 200,
         model: "tiny".to_owned(),
         api_key: None,
+        counts: true,
     }
 }
 
@@ -96,6 +98,12 @@ impl Script {
     /// These very pieces as the body of a stream.
     pub(crate) fn events<const N: usize>(mut self, pieces: [&str; N]) -> Self {
         self.events = Some(pieces.map(str::to_owned).to_vec());
+        self
+    }
+
+    /// It has no way to count the tokens of a prompt.
+    pub(crate) fn does_not_count(mut self) -> Self {
+        self.counts = false;
         self
     }
 

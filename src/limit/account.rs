@@ -1,0 +1,201 @@
+//! What one key may ask: its own quota, one for each of its users and for each model, and its budgets.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::budget::{Budget, Goods};
+use super::name::Limit;
+use super::quota::Quota;
+use super::rate::Allowance;
+use super::subjects::{Allows, Refused, Spent};
+
+/// Users of one key that are told apart; those beyond share one quota.
+const USERS_MAX: usize = 10_000;
+
+/// What a key is allowed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grant {
+    pub own: Allowance,
+    /// Each of its users.
+    pub user: Allowance,
+    /// With each model, by the rule's place; empty where none is limited so.
+    pub models: Vec<Allowance>,
+    pub budgets: Vec<Budget>,
+}
+
+/// A key's quotas and what is reserved of its budgets.
+#[derive(Debug)]
+pub struct Account {
+    grant: Grant,
+    own: Arc<Quota>,
+    models: Vec<Arc<Quota>>,
+    users: Mutex<HashMap<String, Arc<Quota>>>,
+    /// All users beyond those.
+    crowd: Arc<Quota>,
+    reserved: Arc<Mutex<Sum>>,
+}
+
+/// Requests that have begun and not ended, and the tokens that they may use.
+#[derive(Debug, Default)]
+struct Sum {
+    requests: u64,
+    tokens: u64,
+}
+
+/// A request's share of them; returned on drop.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    tokens: u64,
+    sum: Arc<Mutex<Sum>>,
+}
+
+impl Account {
+    pub fn new(grant: Grant) -> Self {
+        let quota = |allowance: &Allowance| Arc::new(Quota::new(*allowance));
+        Self {
+            own: quota(&grant.own),
+            models: grant.models.iter().map(quota).collect(),
+            users: Mutex::default(),
+            crowd: quota(&grant.user),
+            reserved: Arc::default(),
+            grant,
+        }
+    }
+
+    /// The same key under another grant: what it has used stays used. The models are those of the same file.
+    pub fn regranted(&self, grant: Grant, now: Duration) -> Self {
+        let quota = |old: Option<&Arc<Quota>>, allowance: &Allowance| match old {
+            Some(old) if old.allowance() == allowance => Arc::clone(old),
+            Some(old) => Arc::new(old.reshaped(*allowance, now)),
+            None => Arc::new(Quota::new(*allowance)),
+        };
+        let models = grant.models.iter().enumerate();
+        let users = self.users();
+        Self {
+            own: quota(Some(&self.own), &grant.own),
+            models: models.map(|(at, allowance)| quota(self.models.get(at), allowance)).collect(),
+            users: Mutex::new(
+                users.iter().map(|(user, old)| (user.clone(), quota(Some(old), &grant.user))).collect(),
+            ),
+            crowd: quota(Some(&self.crowd), &grant.user),
+            reserved: Arc::clone(&self.reserved),
+            grant,
+        }
+    }
+
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    pub fn own(&self) -> &Arc<Quota> {
+        &self.own
+    }
+
+    pub(super) fn model(&self, rule: usize) -> Option<&Arc<Quota>> {
+        self.models.get(rule)
+    }
+
+    /// The quota of one of its users; `None` where users are not limited.
+    pub(super) fn user(&self, user: &str, now: Duration) -> Option<Arc<Quota>> {
+        if self.grant.user == Allowance::default() {
+            return None;
+        }
+        let mut users = self.users();
+        if let Some(quota) = users.get(user) {
+            return Some(Arc::clone(quota));
+        }
+        if users.len() == USERS_MAX {
+            // Who has not asked for so long that it makes no difference is forgotten.
+            users.retain(|_, quota| Arc::strong_count(quota) > 1 || !quota.is_fresh(now));
+        }
+        if users.len() == USERS_MAX {
+            return Some(Arc::clone(&self.crowd));
+        }
+        let quota = Arc::new(Quota::new(self.grant.user));
+        users.insert(user.to_owned(), Arc::clone(&quota));
+        Some(quota)
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<String, Arc<Quota>>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reserves a request and its tokens within the budgets; `None` where there are none.
+    pub(super) fn reserve(
+        &self,
+        tokens: u64,
+        spent: impl Fn(&Budget) -> Spent,
+    ) -> Result<Option<Reserved>, Refused> {
+        if self.grant.budgets.is_empty() {
+            return Ok(None);
+        }
+        let mut sum = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        for budget in &self.grant.budgets {
+            let spent = spent(budget);
+            let (used, asked) = match budget.goods {
+                Goods::Requests => (spent.requests.saturating_add(sum.requests), 1),
+                Goods::Tokens => (spent.tokens.saturating_add(sum.tokens), tokens),
+            };
+            if used.saturating_add(asked) > budget.amount {
+                let allows = Allows::Budget { budget: *budget, asked, used };
+                return Err(Refused { limit: Limit::BUDGET, wait: Some(spent.ends_in), allows, level: None });
+            }
+        }
+        sum.requests += 1;
+        sum.tokens = sum.tokens.saturating_add(tokens);
+        Ok(Some(Reserved { tokens, sum: Arc::clone(&self.reserved) }))
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut sum = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.requests = sum.requests.saturating_sub(1);
+        sum.tokens = sum.tokens.saturating_sub(self.tokens);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::Span;
+
+    #[test]
+    fn a_budget_holds_what_is_spent_and_what_is_reserved() {
+        let tokens = Budget { goods: Goods::Tokens, amount: 1000, per: Span::Month };
+        let requests = Budget { goods: Goods::Requests, amount: 3, per: Span::Day };
+        let account = Account::new(Grant { budgets: vec![tokens, requests], ..Grant::default() });
+        let spent =
+            |requests, tokens| move |_: &Budget| Spent { requests, tokens, ends_in: Duration::from_secs(9) };
+        let one = account.reserve(600, spent(0, 0)).expect("it fits");
+        let refused = account.reserve(401, spent(0, 0)).expect_err("600 are reserved");
+        assert_eq!(refused.wait, Some(Duration::from_secs(9)));
+        assert_eq!(refused.allows, Allows::Budget { budget: tokens, asked: 401, used: 600 });
+        let two = account.reserve(400, spent(0, 0)).expect("it fits exactly");
+        drop(one);
+        let three = account.reserve(300, spent(1, 300)).expect("what was used is less than was reserved");
+        let refused = account.reserve(0, spent(1, 300)).expect_err("three requests");
+        assert_eq!(refused.allows, Allows::Budget { budget: requests, asked: 1, used: 3 });
+        drop((two, three));
+    }
+
+    #[test]
+    fn users_are_told_apart_within_a_bound() {
+        let user = Allowance { requests: "1/h".parse().ok(), ..Allowance::default() };
+        let account = Account::new(Grant { user, ..Grant::default() });
+        let now = Duration::from_secs(1);
+        let quota = |user: &str, now| account.user(user, now).expect("users are limited");
+        let alice = quota("alice", now);
+        assert!(Arc::ptr_eq(&alice, &quota("alice", now)) && !Arc::ptr_eq(&alice, &quota("bob", now)));
+        let busy = quota("busy", now);
+        busy.lock(crate::limit::name::Kind::Requests).expect("a bucket").take(1, now);
+        drop((alice, busy));
+        for number in 0..3 * USERS_MAX {
+            quota(&number.to_string(), now);
+        }
+        assert!(account.users().len() <= USERS_MAX);
+        let busy = quota("busy", now);
+        assert!(!busy.is_fresh(now), "what it has used is not forgotten");
+    }
+}

@@ -1,0 +1,115 @@
+//! What one subject may ask: its buckets of requests and tokens, and how many requests at once.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::bucket::{Bucket, Level, Shape};
+use super::name::Kind;
+use super::rate::{Allowance, Rate};
+
+/// The limits of one subject and what it has used of them. A limit that is not named does not exist.
+#[derive(Debug)]
+pub struct Quota {
+    allowance: Allowance,
+    requests: Option<Mutex<Bucket>>,
+    tokens: Option<Mutex<Bucket>>,
+    at_once: Arc<AtomicU32>,
+}
+
+/// A request's place among those at once; returned on drop.
+#[derive(Debug)]
+pub(super) struct Place(Arc<AtomicU32>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Quota {
+    pub fn new(allowance: Allowance) -> Self {
+        let full = |shape| Mutex::new(Bucket::full(shape));
+        Self {
+            allowance,
+            requests: requests(&allowance).map(full),
+            tokens: tokens(&allowance).map(full),
+            at_once: Arc::default(),
+        }
+    }
+
+    /// The same subject under another allowance: what it has used stays used.
+    pub fn reshaped(&self, allowance: Allowance, now: Duration) -> Self {
+        let carry = |kind: Kind, shape: Option<Shape>| {
+            shape.map(|shape| {
+                let old = self.lock(kind).map(|old| *old);
+                Mutex::new(match old {
+                    Some(old) if old.shape() == shape => old,
+                    Some(old) => old.reshaped(shape, now),
+                    None => Bucket::full(shape),
+                })
+            })
+        };
+        Self {
+            allowance,
+            requests: carry(Kind::Requests, requests(&allowance)),
+            tokens: carry(Kind::Tokens, tokens(&allowance)),
+            at_once: Arc::clone(&self.at_once),
+        }
+    }
+
+    pub fn allowance(&self) -> &Allowance {
+        &self.allowance
+    }
+
+    /// The rate of a bucket, as the operator wrote it.
+    pub(super) fn rate(&self, kind: Kind) -> Option<Rate> {
+        match kind {
+            Kind::Requests => self.allowance.requests,
+            Kind::Tokens => self.allowance.tokens,
+            Kind::Concurrent | Kind::Budget => None,
+        }
+    }
+
+    pub(super) fn lock(&self, kind: Kind) -> Option<MutexGuard<'_, Bucket>> {
+        let bucket = match kind {
+            Kind::Requests => self.requests.as_ref(),
+            Kind::Tokens => self.tokens.as_ref(),
+            Kind::Concurrent | Kind::Budget => None,
+        };
+        bucket.map(|bucket| bucket.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What is left of a bucket; `None` where there is none.
+    pub fn level(&self, kind: Kind, now: Duration) -> Option<Level> {
+        self.lock(kind).map(|bucket| bucket.level(now))
+    }
+
+    /// Requests that are there now.
+    pub fn at_once(&self) -> u32 {
+        self.at_once.load(Ordering::Relaxed)
+    }
+
+    /// A place among the requests at once, where they are limited; an error where there is none left, with how many
+    /// there are.
+    pub(super) fn enter(&self) -> Result<Option<Place>, u32> {
+        let Some(most) = self.allowance.concurrent else { return Ok(None) };
+        let within = |now: u32| (now < most).then_some(now + 1);
+        let entered = self.at_once.fetch_update(Ordering::AcqRel, Ordering::Relaxed, within);
+        entered.map(|_| Some(Place(Arc::clone(&self.at_once)))).map_err(|_| most)
+    }
+
+    /// Whether it is as if nobody had ever asked.
+    pub(super) fn is_fresh(&self, now: Duration) -> bool {
+        let full = |kind| self.level(kind, now).is_none_or(|level| level.reset.is_zero());
+        full(Kind::Requests) && full(Kind::Tokens) && self.at_once() == 0
+    }
+}
+
+fn requests(allowance: &Allowance) -> Option<Shape> {
+    allowance.requests.map(|rate| Shape::new(rate, allowance.burst))
+}
+
+fn tokens(allowance: &Allowance) -> Option<Shape> {
+    allowance.tokens.map(|rate| Shape::new(rate, None))
+}

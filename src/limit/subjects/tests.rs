@@ -1,0 +1,154 @@
+//! What limits promise together: exactly what the buckets hold, whoever races, and nothing for a refusal.
+
+use super::*;
+use crate::limit::{Allowance, Gate, Goods, Grant, ModelShare, Span};
+
+fn allowance(requests: Option<&str>, burst: Option<u64>, concurrent: Option<u32>) -> Allowance {
+    let requests = requests.map(|rate| rate.parse().expect("a rate"));
+    Allowance { requests, burst, tokens: None, concurrent }
+}
+
+fn tokens(rate: &str) -> Allowance {
+    Allowance { tokens: rate.parse().ok(), ..Allowance::default() }
+}
+
+fn account(own: Allowance) -> Arc<Account> {
+    Arc::new(Account::new(Grant { own, ..Grant::default() }))
+}
+
+fn refused<T>(result: Result<T, Refused>) -> Option<&'static str> {
+    result.err().map(|refused| refused.limit.name())
+}
+
+fn nothing(_: &Budget) -> Spent {
+    Spent::default()
+}
+
+#[test]
+fn a_refusal_by_one_bucket_costs_the_other_nothing() {
+    let gate = Gate::new(allowance(Some("1/h"), Some(3), None), &[], false, None);
+    let (one, other) = (account(allowance(Some("1/h"), Some(1), None)), account(Allowance::default()));
+    let now = Duration::from_secs(5);
+    let admit = |account: &Account| refused(gate.subjects(Some(account), None, now).admit(now));
+    assert_eq!(admit(&one), None);
+    for _ in 0..5 {
+        assert_eq!(admit(&one), Some("key.requests"));
+    }
+    assert_eq!((admit(&other), admit(&other), admit(&other)), (None, None, Some("gateway.requests")));
+}
+
+#[test]
+fn each_scope_refuses_by_its_own_name_and_an_alias_shares_its_models_limit() {
+    let narrow = allowance(Some("1/h"), None, None);
+    let models = [ModelShare::Own(narrow), ModelShare::Of(0), ModelShare::Own(Allowance::default())];
+    let gate = Gate::new(Allowance::default(), &models, true, None);
+    let grant =
+        Grant { user: narrow, models: vec![Allowance::default(), narrow, narrow], ..Grant::default() };
+    let account = Account::new(grant);
+    let now = Duration::from_secs(5);
+    let admit = |user: Option<&str>, rule: usize| {
+        let mut subjects = gate.subjects(Some(&account), user, now);
+        gate.add_model(&mut subjects, Some(&account), Some(rule));
+        refused(subjects.admit(now))
+    };
+    assert!(gate.limits_models());
+    assert_eq!(admit(Some("ann"), 2), None);
+    assert_eq!(admit(Some("ann"), 0), Some("user.requests"));
+    assert_eq!(admit(Some("ben"), 2), Some("key_model.requests"));
+    assert_eq!(admit(Some("ben"), 1), None);
+    assert_eq!(admit(None, 0), Some("model.requests"));
+}
+
+#[test]
+fn a_place_returns_when_its_permit_is_dropped() {
+    let gate = Gate::new(allowance(None, None, Some(3)), &[], false, None);
+    let account = account(allowance(None, None, Some(2)));
+    let now = Duration::ZERO;
+    let admit = |account: Option<&Account>| gate.subjects(account, None, now).admit(now);
+    let (one, two) = (admit(Some(&account)), admit(Some(&account)));
+    assert!(one.is_ok() && two.is_ok());
+    assert_eq!(refused(admit(Some(&account))), Some("key.concurrent"));
+    let three = admit(None);
+    assert_eq!(refused(admit(None)), Some("gateway.concurrent"));
+    drop(one);
+    assert_eq!(refused(admit(Some(&account))), None);
+    drop((two, three));
+}
+
+#[test]
+fn threads_that_race_get_exactly_what_the_buckets_hold() {
+    let gate = Arc::new(Gate::new(allowance(Some("1/h"), Some(1000), None), &[], false, None));
+    let accounts: Vec<_> = (0..4).map(|_| account(allowance(Some("1/h"), Some(300), None))).collect();
+    let threads: Vec<_> = (0..8)
+        .map(|thread| {
+            let (gate, account) = (Arc::clone(&gate), Arc::clone(&accounts[thread % 4]));
+            std::thread::spawn(move || {
+                let subjects = gate.subjects(Some(&account), None, Duration::ZERO);
+                (0..2000).filter(|_| subjects.admit(Duration::ZERO).is_ok()).count()
+            })
+        })
+        .collect();
+    let admitted: usize = threads.into_iter().map(|thread| thread.join().expect("a count")).sum();
+    assert_eq!(admitted, 1000);
+}
+
+#[test]
+fn tokens_are_reserved_settled_and_given_back() {
+    let gate = Gate::new(Allowance::default(), &[], false, None);
+    let account = account(tokens("1000/min"));
+    let now = Duration::from_secs(9);
+    let subjects = gate.subjects(Some(&account), None, now);
+    let left = || account.own().level(Kind::Tokens, now).expect("tokens are limited").remaining;
+    let never = subjects.reserve(Some(&account), 1001, now, nothing).expect_err("it never fits");
+    assert_eq!((never.wait, left()), (None, 1000));
+    let one = subjects.reserve(Some(&account), 700, now, nothing).expect("it fits");
+    let wait = subjects.reserve(Some(&account), 400, now, nothing).expect_err("it does not fit now");
+    assert_eq!((wait.wait, left()), (Some(Duration::from_secs(6)), 300));
+    one.settle(250, now);
+    assert_eq!(left(), 750);
+    drop(subjects.reserve(Some(&account), 700, now, nothing).expect("it fits"));
+    assert_eq!(left(), 750);
+    subjects.reserve(Some(&account), 10, now, nothing).expect("it fits").settle(800, now);
+    assert_eq!(left(), 0);
+    let debt = subjects.reserve(Some(&account), 1, now, nothing).expect_err("in debt");
+    assert_eq!(debt.wait, Some(Duration::from_millis(3060)));
+}
+
+#[test]
+fn threads_that_race_for_tokens_never_get_more_than_there_are() {
+    let gate = Arc::new(Gate::new(tokens("100000/day"), &[], false, None));
+    let budget = Budget { goods: Goods::Tokens, amount: 50_000, per: Span::Day };
+    let account = Arc::new(Account::new(Grant { budgets: vec![budget], ..Grant::default() }));
+    let threads: Vec<_> = (0..8)
+        .map(|thread| {
+            let (gate, account) = (Arc::clone(&gate), Arc::clone(&account));
+            std::thread::spawn(move || {
+                let account = (thread % 2 == 0).then_some(&account);
+                let subjects = gate.subjects(account.map(Arc::as_ref), None, Duration::ZERO);
+                let kept = (0..5000).map(|_| subjects.reserve(account, 7, Duration::ZERO, nothing));
+                kept.filter_map(Result::ok).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let kept: Vec<_> = threads.into_iter().flat_map(|thread| thread.join().expect("reservations")).collect();
+    assert_eq!(kept.len(), 100_000 / 7);
+    let budgeted = kept.iter().filter(|one| one._reserved.is_some()).count();
+    assert!(budgeted <= 50_000 / 7);
+    drop(kept);
+    let subjects = gate.subjects(Some(&account), None, Duration::ZERO);
+    assert!(subjects.reserve(Some(&account), 50_000, Duration::ZERO, nothing).is_ok(), "all is back");
+}
+
+#[test]
+fn a_new_grant_keeps_what_was_used() {
+    let gate = Gate::new(Allowance::default(), &[], false, None);
+    let old = account(allowance(Some("60/h"), Some(10), Some(2)));
+    let now = Duration::from_secs(5);
+    let _place = gate.subjects(Some(&old), None, now).admit(now).expect("it is admitted");
+    let grant = Grant { own: allowance(Some("60/h"), Some(2), Some(2)), ..Grant::default() };
+    let new = old.regranted(grant, now);
+    let subjects = gate.subjects(Some(&new), None, now);
+    let _second = subjects.admit(now).expect("one of two is left");
+    assert_eq!(refused(subjects.admit(now)), Some("key.requests"));
+    assert_eq!(new.own().at_once(), 2);
+}

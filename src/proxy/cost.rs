@@ -1,0 +1,113 @@
+//! What a request may cost in tokens is reserved before a server is asked, and settled by what the answer reports.
+//!
+//! The size of the prompt is the server's own count, asked for only where a limit or a budget needs it. Within
+//! [`COUNT_TIME_MAX`], or the estimate stands.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+
+use crate::limit::{Budget, Span, Spent};
+use crate::route::Server;
+use crate::store::Period;
+use crate::wire::{Demand, Prompt};
+
+use super::context::{Context, Job};
+use super::gateway::Gateway;
+use super::refusal::Refusal;
+
+/// A server that takes longer to count is not waited for.
+const COUNT_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Texts that a server is asked to tokenise for one request; more are estimated.
+const TEXTS_MAX: usize = 16;
+
+/// Reserves what a request may cost, or says which limit or budget does not allow it.
+pub(super) async fn reserve(gateway: &Gateway, ctx: &mut Context, job: &Job) -> Result<(), Refusal> {
+    let account = ctx.asked.caller.as_ref().map(|caller| caller.member.account.clone());
+    let budgets = account.as_ref().is_some_and(|account| !account.grant().budgets.is_empty());
+    if !ctx.asked.subjects.limit_tokens() && !budgets {
+        return Ok(());
+    }
+    let prompt = prompt_tokens(gateway, job).await;
+    let tokens = prompt.saturating_add(job.demand.completion_tokens);
+    let spent = |budget: &Budget| spent(gateway, ctx.asked.key().unwrap_or_default(), budget);
+    let reservation = ctx.asked.subjects.reserve(account.as_ref(), tokens, gateway.clock.now(), spent);
+    let level = reservation.as_ref().map_or_else(|refused| refused.level, |reservation| reservation.level);
+    ctx.asked.tokens = level;
+    ctx.guards.reservation = Some(reservation.map_err(Refusal::Limited)?);
+    ctx.asked.prompt_tokens = prompt;
+    Ok(())
+}
+
+/// What a key has spent in the period of a budget.
+pub(super) fn spent(gateway: &Gateway, key: &str, budget: &Budget) -> Spent {
+    let (period, now) = (period(budget.per), gateway.clock.wall());
+    let counts = gateway.ledger.spent(key, period, now);
+    Spent { requests: counts.requests, tokens: counts.tokens(), ends_in: ends_in(budget.per, now) }
+}
+
+/// Until the calendar period that `now` is in ends, UTC.
+fn ends_in(span: Span, now: Timestamp) -> Duration {
+    let today = TimeZone::UTC.to_datetime(now).date();
+    let next = match span {
+        Span::Day => today.tomorrow(),
+        Span::Month => today.last_of_month().tomorrow(),
+    };
+    let end = next.and_then(|next| TimeZone::UTC.to_timestamp(next.at(0, 0, 0, 0)));
+    end.ok().and_then(|end| end.duration_since(now).try_into().ok()).unwrap_or_default()
+}
+
+pub(super) fn period(span: Span) -> Period {
+    match span {
+        Span::Day => Period::Day,
+        Span::Month => Period::Month,
+    }
+}
+
+/// The tokens of the prompt: counted by a server, or estimated.
+async fn prompt_tokens(gateway: &Gateway, job: &Job) -> u64 {
+    let Demand { prompt, estimate, .. } = &job.demand;
+    let server = job.resolved.upstream.some_server();
+    match (prompt, server) {
+        (Prompt::None, _) => 0,
+        (Prompt::Unknown, _) | (_, None) => *estimate,
+        (Prompt::Body(path), Some(server)) => {
+            let counted = count(gateway, &server, path, job.body.clone(), "input_tokens").await;
+            counted.unwrap_or(*estimate)
+        }
+        (Prompt::Texts { texts, .. }, _) if texts.len() > TEXTS_MAX => *estimate,
+        (Prompt::Texts { texts, tokens }, Some(server)) => {
+            let mut sum = *tokens;
+            for text in texts {
+                let mut body = json!({"content": text, "add_special": true});
+                if let Some(model) = job.resolved.on_server() {
+                    body["model"] = model.into();
+                }
+                let Some(counted) =
+                    count(gateway, &server, "/tokenize", body.to_string().into(), "tokens").await
+                else {
+                    return *estimate;
+                };
+                sum = sum.saturating_add(counted);
+            }
+            sum
+        }
+    }
+}
+
+/// Asks a server to count; `None` where it does not.
+async fn count(gateway: &Gateway, server: &Server, path: &str, body: Bytes, member: &str) -> Option<u64> {
+    let (status, answer) = gateway.side.ask(server, path, Some(body), COUNT_TIME_MAX).await.ok()?;
+    if !status.is_success() {
+        return None;
+    }
+    let answer: Value = serde_json::from_slice(&answer).ok()?;
+    match answer.get(member)? {
+        Value::Array(tokens) => Some(tokens.len() as u64),
+        number => number.as_u64(),
+    }
+}

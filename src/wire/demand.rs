@@ -1,0 +1,177 @@
+//! What a request may cost in tokens, as far as its body tells.
+
+use serde_json::{Map, Value};
+
+use super::endpoint::{Endpoint, Work};
+
+/// Completion tokens of a request that does not bound them.
+const COMPLETION_TOKENS: u64 = 256;
+
+/// Prompt tokens of an image or a sound, which has no text to measure.
+const MEDIA_TOKENS: u64 = 1000;
+
+/// What a message, a tool or a prompt costs beyond its text: its place in the template.
+const PLACE_TOKENS: u64 = 8;
+
+/// Bytes of ASCII text in a token: the least of what was measured (docs/SHARE.md), so that estimates err upwards.
+const ASCII_BYTES_IN_A_TOKEN: u64 = 3;
+
+/// Members that one `max_tokens` or another stands in; llama-server reads them all on all its endpoints.
+const COMPLETION_MAX: [&str; 4] = ["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"];
+
+/// What is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// All choices of all prompts together.
+    pub completion_tokens: u64,
+    pub prompt: Prompt,
+    /// What the prompt is likely to be.
+    pub estimate: u64,
+}
+
+/// How the size of the prompt can be known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Prompt {
+    /// There is nothing that a model reads.
+    #[default]
+    None,
+    /// The server counts the same body at this path.
+    Body(&'static str),
+    /// The server tokenises these texts; so many tokens come beside them.
+    Texts { texts: Vec<String>, tokens: u64 },
+    /// Only the estimate is there.
+    Unknown,
+}
+
+/// What a body asks of an endpoint.
+pub fn demand(endpoint: &Endpoint, body: &Map<String, Value>) -> Demand {
+    let generates = endpoint.work == Work::Generate;
+    let (prompt, prompts) = match endpoint.path {
+        "/v1/chat/completions" | "/chat/completions" => {
+            (Prompt::Body("/v1/chat/completions/input_tokens"), 1)
+        }
+        "/v1/messages" => (Prompt::Body("/v1/messages/count_tokens"), 1),
+        "/v1/responses" | "/responses" => (Prompt::Body("/v1/responses/input_tokens"), 1),
+        "/v1/completions" | "/completion" | "/completions" => texts(body.get("prompt")),
+        "/v1/embeddings" | "/embeddings" => texts(body.get("input")),
+        "/embedding" => texts(body.get("content").or_else(|| body.get("input"))),
+        "/infill" => (Prompt::Unknown, 1),
+        path if path.contains("rerank") => (Prompt::Unknown, 1),
+        _ => return Demand::default(),
+    };
+    let completion_tokens = if generates {
+        let bound = COMPLETION_MAX.iter().filter_map(|name| count(body.get(*name)?)).max();
+        let choices = ["n", "n_cmpl"].iter().filter_map(|name| count(body.get(*name)?)).max();
+        bound.unwrap_or(COMPLETION_TOKENS).saturating_mul(choices.unwrap_or(1).max(1)).saturating_mul(prompts)
+    } else {
+        0
+    };
+    Demand { completion_tokens, estimate: body.values().map(estimate).sum(), prompt }
+}
+
+/// A number of tokens; negative ones mean no bound.
+fn count(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| {
+        let number = value.as_f64()?;
+        (number >= 0.0).then_some(number as u64)
+    })
+}
+
+/// A prompt, or several: text, tokens, or both mixed; and how many there are.
+fn texts(prompt: Option<&Value>) -> (Prompt, u64) {
+    fn gather(value: &Value, texts: &mut Vec<String>, tokens: &mut u64) {
+        match value {
+            Value::String(text) => texts.push(text.clone()),
+            Value::Array(items) => items.iter().for_each(|item| gather(item, texts, tokens)),
+            Value::Object(members) => {
+                if let Some(text) = members.get("prompt_string").or_else(|| members.get("content")) {
+                    gather(text, texts, tokens);
+                }
+            }
+            Value::Number(_) => *tokens += 1,
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+    let Some(prompt) = prompt else { return (Prompt::Unknown, 1) };
+    let (mut found, mut tokens) = (Vec::new(), 0);
+    gather(prompt, &mut found, &mut tokens);
+    let several = match prompt {
+        // A list of numbers and texts is one prompt, unless none of it is a number.
+        Value::Array(items) if !items.iter().any(Value::is_number) => items.len().max(1),
+        _ => 1,
+    };
+    (Prompt::Texts { texts: found, tokens }, several as u64)
+}
+
+/// The likely number of tokens in all text of a value.
+fn estimate(value: &Value) -> u64 {
+    match value {
+        Value::String(text) if text.starts_with("data:") => MEDIA_TOKENS,
+        Value::String(text) => {
+            let ascii = text.bytes().filter(u8::is_ascii).count() as u64;
+            let others = text.chars().filter(|it| !it.is_ascii()).count() as u64;
+            ascii.div_ceil(ASCII_BYTES_IN_A_TOKEN) + others
+        }
+        Value::Array(items) if items.iter().all(Value::is_number) => items.len() as u64,
+        Value::Array(items) => items.iter().map(estimate).sum(),
+        Value::Object(members) => PLACE_TOKENS + members.values().map(estimate).sum::<u64>(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::wire::{Target, find};
+
+    fn asked(path: &str, body: &str) -> Demand {
+        let Ok(Target::Server(endpoint)) = find(&Method::POST, path) else { panic!("{path} is an endpoint") };
+        demand(endpoint, &serde_json::from_str(body).expect("an object"))
+    }
+
+    #[test]
+    fn a_completion_is_bounded_by_what_the_body_says_for_all_choices() {
+        let cases = [
+            ("{}", 256),
+            (r#"{"max_tokens":10}"#, 10),
+            (r#"{"max_tokens":10,"n":3}"#, 30),
+            (r#"{"max_tokens":10,"max_completion_tokens":20,"n_predict":5}"#, 20),
+            (r#"{"max_tokens":-1}"#, 256),
+            (r#"{"max_tokens":1e1,"n":2.0}"#, 20),
+            (r#"{"max_tokens":18446744073709551615,"n":7}"#, u64::MAX),
+            (r#"{"n":0}"#, 256),
+        ];
+        for (body, tokens) in cases {
+            assert_eq!(asked("/v1/chat/completions", body).completion_tokens, tokens, "{body}");
+        }
+        assert_eq!(asked("/v1/completions", r#"{"prompt":["a","b"],"max_tokens":5}"#).completion_tokens, 10);
+        assert_eq!(asked("/completion", r#"{"prompt":[1,2,"x"],"n_predict":5}"#).completion_tokens, 5);
+        assert_eq!(asked("/v1/embeddings", r#"{"input":"x"}"#).completion_tokens, 0);
+    }
+
+    #[test]
+    fn a_prompt_is_counted_where_its_endpoint_has_a_way() {
+        let texts = |texts: &[&str], tokens| {
+            let texts = texts.iter().map(|text| (*text).to_owned()).collect();
+            Prompt::Texts { texts, tokens }
+        };
+        let count = Prompt::Body("/v1/messages/count_tokens");
+        assert_eq!(asked("/v1/messages", "{}").prompt, count);
+        assert_eq!(asked("/v1/completions", r#"{"prompt":"a b"}"#).prompt, texts(&["a b"], 0));
+        assert_eq!(asked("/completion", r#"{"prompt":[1,2,"x",[3]]}"#).prompt, texts(&["x"], 3));
+        assert_eq!(asked("/v1/embeddings", r#"{"input":["a","b"]}"#).prompt, texts(&["a", "b"], 0));
+        assert_eq!(asked("/tokenize", r#"{"content":"a"}"#), Demand::default());
+        assert_eq!(asked("/v1/completions", "{}").prompt, Prompt::Unknown);
+    }
+
+    #[test]
+    fn an_estimate_counts_text_in_any_script_and_media_at_a_flat_rate() {
+        let of = |body: &str| asked("/v1/chat/completions", body).estimate;
+        assert_eq!(of(r#"{"messages":[{"content":"abcdefghi"}],"temperature":1}"#), 8 + 3);
+        assert_eq!(of(r#"{"messages":[{"content":"日本語"}]}"#), 8 + 3);
+        let image = r#"{"messages":[{"content":[{"image_url":{"url":"data:image/png;base64,AAAA"}}]}]}"#;
+        assert_eq!(of(image), 3 * 8 + MEDIA_TOKENS);
+    }
+}
