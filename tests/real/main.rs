@@ -9,6 +9,7 @@
 mod caller;
 mod form;
 mod stage;
+mod token;
 
 use std::time::{Duration, Instant};
 

@@ -110,21 +110,28 @@ impl Drop for Process {
     }
 }
 
-/// A real llama-server with one slot and one thread.
+/// A real llama-server with one slot, unless more are asked for, and one thread.
 pub(crate) struct Llama {
     pub(crate) at: SocketAddr,
     model: Model,
+    slots: u8,
     process: Option<Process>,
 }
 
 impl Llama {
     /// One whose address is known and which does not run yet.
     pub(crate) fn late(model: Model) -> Llama {
-        Llama { at: own_address(18080), model, process: None }
+        Llama { at: own_address(18080), model, slots: 1, process: None }
     }
 
     pub(crate) fn start(model: Model) -> Llama {
         let mut llama = Llama::late(model);
+        llama.begin();
+        llama
+    }
+
+    pub(crate) fn with_slots(model: Model, slots: u8) -> Llama {
+        let mut llama = Llama { slots, ..Llama::late(model) };
         llama.begin();
         llama
     }
@@ -135,7 +142,7 @@ impl Llama {
         let mut command = python();
         command.arg(launcher).arg(self.model.file()).arg(self.at.port().to_string());
         command.args(["--host", &self.at.ip().to_string(), "--alias", self.model.name()]);
-        command.args(["--threads", "1", "--parallel", "1", "--embeddings"]);
+        command.args(["--threads", "1", "--parallel", &self.slots.to_string(), "--embeddings"]);
         self.process = Some(Process::start(command, self.at));
         eventually("llama-server is ready", || caller::status_of(self.at, "/health") == Some(200));
     }
@@ -162,6 +169,21 @@ impl Gateway {
     pub(crate) fn before(llama: &Llama) -> Gateway {
         let gateway = Gateway::before_a_late(llama);
         eventually("the gateway is healthy", || caller::status_of(gateway.at, "/health") == Some(200));
+        gateway
+    }
+
+    /// One under a file that says this beside its listeners and its server.
+    pub(crate) fn under(llama: &Llama, yaml: &str) -> Gateway {
+        let at = own_address(19001);
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("real-{}.yaml", at.ip()));
+        let listeners =
+            format!("listen: [{{address: \"{at}\"}}]\nadmin: {{listen: \"{}:19002\"}}\n", at.ip());
+        let upstreams = format!("upstreams: {{local: \"http://{}\"}}\n", llama.at);
+        fs::write(&file, listeners + &upstreams + yaml).expect("the file can be written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ai-gateway"));
+        command.arg("run").arg("--config").arg(&file);
+        let gateway = Gateway { at, _process: Process::start(command, at) };
+        eventually("the gateway is healthy", || caller::status_of(at, "/health") == Some(200));
         gateway
     }
 
