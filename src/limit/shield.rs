@@ -8,11 +8,11 @@ use super::name::Limit;
 use super::rate::Rate;
 use super::subjects::{Allows, Refused};
 
-/// A count of each address's requests in the current second, minute or hour, in 512 KiB whatever comes.
+/// A count of each address's requests in the current second, minute or hour, in 4 MiB whatever comes.
 ///
 /// `pingora-limits` counts in a fixed window, so twice the rate may pass across its edge, and addresses may share
-/// a counter: with four rows of 16,384, one in a million sees another's requests counted as its own once some
-/// thousands are active. Fine for a shield, not for a promise.
+/// a counter: with four rows of 65,536, of 20,000 addresses that each ask as often as they may one request in 400
+/// is refused by mistake (`examples/limit_error.rs`; docs/LIMITS.md). Fine for a shield, not for a promise.
 pub(super) struct Shield {
     counts: Sketch,
     rate: Rate,
@@ -20,7 +20,7 @@ pub(super) struct Shield {
 
 impl Shield {
     const ROWS: usize = 4;
-    const COLUMNS: usize = 16 << 10;
+    const COLUMNS: usize = 64 << 10;
 
     pub(super) fn new(rate: Rate) -> Self {
         Self { counts: Sketch::new_with_estimator_config(rate.per, Self::ROWS, Self::COLUMNS), rate }

@@ -54,11 +54,15 @@ async fn the_page_of_metrics_is_complete() {
 }
 
 #[test]
-fn the_file_in_the_readme_is_right() {
-    let readme = page("README.md");
-    let yaml = readme.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a file");
-    let folder = gateway::Folder::new("readme");
-    let file = folder.file("gateway.yaml", &yaml.replace('…', &"0".repeat(64)));
-    let output = run(&["check", file.to_str().expect("UTF-8")]);
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+fn the_files_in_the_pages_are_right() {
+    for name in ["README.md", "docs/LIMITS.md"] {
+        let page = page(name);
+        let yaml = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a file");
+        let servers = "upstreams: {local: http://127.0.0.1:8080}\n";
+        let servers = if yaml.contains("upstreams:") { "" } else { servers };
+        let folder = gateway::Folder::new("pages");
+        let file = folder.file("gateway.yaml", &(servers.to_owned() + &yaml.replace('…', &"0".repeat(64))));
+        let output = run(&["check", file.to_str().expect("UTF-8")]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }

@@ -171,3 +171,61 @@ async fn an_address_is_shielded_before_its_key_is_looked_at() {
     assert!(!refusals.is_empty() && answers.iter().any(|answer| answer.status == 401));
     refusals.iter().for_each(|answer| refused(answer, 429, "rate_limit_exceeded"));
 }
+
+/// Of a hundred thousand requests, on sixteen connections, against the gateway's two threads or more.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_hundred_thousand_exactly_half_pass() {
+    const CONNECTIONS: usize = 16;
+    const ALL: usize = 100_000;
+    let llama = llama::scripted().start().await;
+    let limits =
+        format!("limits: {{gateway: {{requests: 1/day, burst: {}}}}}\nlog: {{access: none}}\n", ALL / 2);
+    let gateway = gateway::before(&llama).yaml(&limits).start().await;
+    let mut callers = Vec::new();
+    for _ in 0..CONNECTIONS {
+        callers.push(gateway.caller().await);
+    }
+    let calls = callers.into_iter().map(async |mut caller| {
+        let mut passed = 0;
+        for _ in 0..ALL / CONNECTIONS {
+            passed += usize::from(caller.send(chat("hi")).await.status == 200);
+        }
+        passed
+    });
+    let passed: usize = futures_util::future::join_all(calls).await.into_iter().sum();
+    let refusals = gateway.scrape().await.sum("ai_gateway_limit_refusals_total", &[]);
+    assert_eq!((passed, refusals as usize), (ALL / 2, ALL / 2), "an error of 0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ipv6_subscriber_is_shielded_by_its_64() {
+    let llama = llama::scripted().start().await;
+    let yaml = "trusted_proxies: [127.0.0.0/8]\nlimits: {ip: {requests: 3/h}}\n";
+    let gateway = gateway::before(&llama).yaml(yaml).start().await;
+    let ask = async |from: &str| gateway.send(chat("hi").header("x-forwarded-for", from)).await;
+    for from in ["2001:db8::1", "2001:db8::2", "2001:db8::ffff:ffff:1:1"] {
+        assert_eq!(ask(from).await.status, 200, "{from}");
+    }
+    let answer = ask("2001:db8::3").await;
+    refused(&answer, 429, "rate_limit_exceeded");
+    assert_eq!(gateway.line_of(answer.request_id()).await.text("limit"), "ip.requests");
+    assert_eq!(ask("2001:db8:0:1::1").await.status, 200, "another subscriber");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_bodies_together_have_a_bound() {
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::before(&llama).yaml("body: {max: 64KiB, total: 64KiB}").start().await;
+    let large = chat(&"x".repeat(40 << 10));
+    let mut half = gateway.caller().await;
+    half.send_raw(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n").await;
+    half.send_raw(&[b' '; 50_000]).await;
+    let mut caller = gateway.caller().await;
+    eventually!(caller.send(large.clone()).await.status == 503);
+    let answer = caller.send(large.clone()).await;
+    refused(&answer, 503, "queue_full");
+    assert_eq!(says_when(&answer), 1);
+    assert_eq!(caller.send(chat("small")).await.status, 200);
+    half.leaves();
+    eventually!(caller.send(large.clone()).await.status == 200);
+}

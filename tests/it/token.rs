@@ -153,17 +153,29 @@ async fn hits_and_shared_answers_cost_no_tokens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_caller_that_may_not_leaves_the_answer_to_the_next() {
-    // Alice counts first, for a server that is slow to say; Bob joins her, and she turns out to have too few tokens.
-    let llama = scripted().start().await;
+    let llama = scripted().holds_counts().start().await;
     let gateway = before(&llama, &(keys("100/day") + "cache: {scope: gateway}\n")).await;
-    let both = (asked("hi", &json!({})), chat("hi").key("sk-bob"));
-    for _ in 0..20 {
-        let (alice, bob) = tokio::join!(gateway.send(both.0.clone()), gateway.send(both.1.clone()));
-        assert!(matches!(alice.status, 200 | 429), "{alice:?}");
-        assert_eq!(bob.status, 200, "her limit is not his: {bob:?}");
-        let purged = gateway.admin(crate::support::client::request("DELETE", "/cache")).await;
-        assert_eq!(purged.status, 200);
+    // Alice is first. While a server counts for her, Bob joins her; then it turns out that she has too few tokens.
+    let alice = gateway.caller().await.ask(asked("hi", &json!({}))).await;
+    eventually!(llama.counted() == 1);
+    let bobs = [chat("hi").key("sk-bob"), chat_stream("hi").key("sk-bob"), chat("hi").key("sk-bob")];
+    let mut waiting = Vec::new();
+    for bob in bobs {
+        waiting.push(gateway.caller().await.ask(bob).await);
     }
+    let aboard = async || gateway.scrape().await.sum("ai_gateway_flight_followers", &[]);
+    eventually!(aboard().await == 3.0);
+    llama.release_all();
+    let (alice, _) = alice.answering("POST").await.finish().await;
+    refused(&alice, 429, "rate_limit_exceeded");
+    let mut outcomes = Vec::new();
+    for bob in waiting {
+        let (answer, _) = bob.answering("POST").await.finish().await;
+        assert_eq!(answer.status, 200, "her limit is not his: {answer:?}");
+        outcomes.push(answer.cache().to_owned());
+    }
+    assert_eq!(llama.requests(), 1, "{outcomes:?}");
+    assert_eq!(outcomes.iter().filter(|outcome| *outcome == "miss").count(), 1, "{outcomes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

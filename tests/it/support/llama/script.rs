@@ -46,6 +46,7 @@ pub(crate) struct Script {
     pub(super) model: String,
     pub(super) api_key: Option<String>,
     pub(super) counts: bool,
+    pub(super) holds_counts: bool,
 }
 
 /// A healthy server that answers everything with "Hello".
@@ -69,6 +70,7 @@ pub(crate) fn scripted() -> Script {
         model: "tiny".to_owned(),
         api_key: None,
         counts: true,
+        holds_counts: false,
     }
 }
 
@@ -98,6 +100,12 @@ impl Script {
     /// These very pieces as the body of a stream.
     pub(crate) fn events<const N: usize>(mut self, pieces: [&str; N]) -> Self {
         self.events = Some(pieces.map(str::to_owned).to_vec());
+        self
+    }
+
+    /// Before it tells the tokens of a prompt it waits for `Llama::release`.
+    pub(crate) fn holds_counts(mut self) -> Self {
+        self.holds_counts = true;
         self
     }
 

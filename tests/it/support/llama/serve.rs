@@ -55,7 +55,11 @@ impl Connection {
             let probe = request.method() != "POST" || counts;
             let number = self.note(&request, probe);
             let (answer, script) = if counts {
-                (count(&request, &script), Script { headers: script.headers.clone(), ..super::scripted() })
+                let holds = script.holds_counts;
+                (
+                    count(&request, &script),
+                    Script { headers: script.headers.clone(), holds, ..super::scripted() },
+                )
             } else if probe {
                 (about(&request, &script), Script { headers: script.headers.clone(), ..super::scripted() })
             } else {
