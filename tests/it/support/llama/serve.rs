@@ -51,7 +51,8 @@ impl Connection {
             self.answers += 1;
             let script = Arc::clone(&self.stage.script.lock().expect("not poisoned"));
             // What the gateway asks for itself has no request id of a caller's.
-            let counts = request.method() == "POST" && request.header("x-request-id").is_none();
+            let counting = request.path() == "/tokenize" || request.path().ends_with("_tokens");
+            let counts = counting && request.method() == "POST" && request.header("x-request-id").is_none();
             let probe = request.method() != "POST" || counts;
             let number = self.note(&request, probe);
             let (answer, script) = if counts {
