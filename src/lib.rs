@@ -1,7 +1,7 @@
 //! ai-gateway: one binary between applications and llama.cpp servers.
 //!
 //! The modules stand from the top of the house to the ground; each uses only those below it, and this is also
-//! the order to read them in. The five boxes between `config` and `wire` never use each other: `proxy` composes
+//! the order to read them in. The five boxes between `config` and `store` never use each other: `proxy` composes
 //! them. Only `server`, `admin` and `proxy` know Pingora. `tests/tidy.rs` reads these rules from this file.
 //!
 //! ```text

@@ -1,0 +1,100 @@
+//! What each key has used: counted in memory at once, written to a file when told to.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::books::{Books, first_kept};
+use super::file::{BUSY_WAIT_MAX, File};
+use super::used::{Account, Counts, Filter, Period, Row, Use, today};
+
+/// Uses of keys. Requests only ever wait for the lock of `books`, which nobody holds over I/O.
+#[derive(Debug)]
+pub struct Ledger {
+    books: Mutex<Books>,
+    /// `None`: in memory alone. Held from before the books are read to be written until they are told of it, so that
+    /// who holds it finds each use either there or in the file.
+    file: Option<Mutex<File>>,
+}
+
+impl Ledger {
+    /// Keeps this month and the last, for as long as the process lives.
+    pub fn in_memory() -> Self {
+        Self { books: Mutex::default(), file: None }
+    }
+
+    /// Opens a file, or makes it. Fails with what is wrong with the file and what to do, and has then not changed it.
+    /// The file is closed again until the first flush, since a connection must not live through a daemon's fork.
+    pub fn open(path: &Path, now: Timestamp) -> Result<Self, String> {
+        Self::open_and_wait(path, now, BUSY_WAIT_MAX)
+    }
+
+    fn open_and_wait(path: &Path, now: Timestamp, busy_wait_max: Duration) -> Result<Self, String> {
+        let mut file = File::open(path, busy_wait_max)?;
+        let read = file.exchange(&[], first_kept(today(now)))?;
+        file.close();
+        Ok(Self { books: Mutex::new(Books::with(read.unwrap_or_default())), file: Some(Mutex::new(file)) })
+    }
+
+    /// Counts a use on the day that the clock says. Does no I/O.
+    pub fn note(&self, used: &Use<'_>, now: Timestamp) {
+        let account = Account::of(used, today(now));
+        self.books().note(account, Counts::of(used));
+    }
+
+    /// What a key has used in the day or month of `now`: what this process noted, and what others wrote until the last
+    /// flush. Does no I/O.
+    pub fn spent(&self, key: &str, period: Period, now: Timestamp) -> Counts {
+        self.books().spent(key, period, today(now))
+    }
+
+    /// Writes what is not written yet, in one transaction, and reads what others have written. If that fails nothing
+    /// is lost or counted twice: a later flush writes it. Blocks, for `BUSY_WAIT_MAX` where another process writes.
+    pub fn flush(&self, now: Timestamp) -> Result<(), String> {
+        let today = today(now);
+        let Some(file) = &self.file else {
+            self.books().forget(today);
+            return Ok(());
+        };
+        let mut file = lock(file);
+        let unwritten: Vec<_> =
+            self.books().unwritten().map(|(account, counts)| (account.clone(), counts)).collect();
+        let read = file.exchange(&unwritten, first_kept(today))?;
+        self.books().written(&unwritten, read, today);
+        Ok(())
+    }
+
+    /// Flushes and closes the file, which then holds all by itself. A later flush opens it again.
+    pub fn close(&self, now: Timestamp) -> Result<(), String> {
+        let flushed = self.flush(now);
+        if let Some(file) = &self.file {
+            lock(file).close();
+        }
+        flushed
+    }
+
+    /// All that is known, written or not, by day, key, user and model. Blocks as [`Ledger::flush`] does.
+    pub fn report(&self, of: &Filter) -> Result<Vec<Row>, String> {
+        let mut file = self.file.as_ref().map(lock);
+        let rows = file.as_mut().map_or(Ok(Vec::new()), |file| file.rows(of))?;
+        let mut all: BTreeMap<Account, Counts> = rows.into_iter().collect();
+        for (account, counts) in self.books().unwritten().filter(|(account, _)| of.takes(account)) {
+            *all.entry(account.clone()).or_default() += counts;
+        }
+        Ok(all.into_iter().map(|(account, counts)| account.row(counts)).collect())
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        lock(&self.books)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;
