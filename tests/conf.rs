@@ -184,7 +184,6 @@ fn every_key_of_the_contract_is_known() {
             "`auth.keys[0].priority` (line 39), and 2 more like it, are",
             "`shared.valkey` (line 64) is",
             "`shared.required` (line 64) is",
-            "`usage.path` (line 65) is",
             "`log.prompts` (line 66) is",
             "`telemetry.otlp` (line 67) is",
         ]
@@ -194,6 +193,7 @@ fn every_key_of_the_contract_is_known() {
     assert_eq!(settings.admin.listen, "0.0.0.0:9002".parse().unwrap());
     assert_eq!(settings.admin.token.unwrap().0, "open sesame");
     assert_eq!(settings.metrics, "0.0.0.0:9003".parse().ok());
+    assert_eq!(settings.usage, Some("/var/lib/ai-gateway/usage.db".into()));
     let [local, gpu] = &settings.upstreams[..] else { panic!("two upstreams") };
     assert_eq!((local.name.as_str(), local.kind, local.retries), ("local", Kind::Llama, 2));
     assert_eq!(local.servers[0].name, "gpu1");

@@ -24,8 +24,9 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
         let body = file.section("body", body);
         let cors = file.section("cors", |cors| cors.values("origins", value::origin));
         file.section("shared", shared);
-        file.section("usage", |usage| {
-            usage.idle("path", "nothing is written there", |field| field.value(value::text));
+        let usage = file.section("usage", |usage| {
+            let path = usage.take("path")?;
+            path.value(value::text).map(|text| path.resolve(text))
         });
         let log = file.section("log", process::log);
         file.section("telemetry", |telemetry| {
@@ -51,6 +52,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
             cache,
             body,
             cors,
+            usage,
             log,
             server,
         }

@@ -32,6 +32,8 @@ pub struct Settings {
     pub cache: CachePolicy,
     pub body: Body,
     pub cors: Cors,
+    /// The file of what each key has used. `None`: in memory alone.
+    pub usage: Option<PathBuf>,
     pub log: Log,
     pub server: Server,
 }

@@ -1,6 +1,5 @@
 //! One gateway: the settings it runs under, the five boxes made from them, and its clock.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -40,27 +39,34 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Fails where the access log cannot be opened.
-    pub fn new(settings: Settings) -> io::Result<Self> {
+    /// Fails where the access log or the usage store cannot be opened, with the reason.
+    pub fn new(settings: Settings) -> Result<Self, String> {
         let clock = Clock::start();
         let roster = settings.keys.as_deref().map(|keys| roster(&settings, keys, None, &clock));
         let rules = settings.models.iter().map(|model| model.rule.clone()).collect();
         let fleet = Fleet::new(settings.upstreams.clone(), rules);
-        let metrics = Metrics::new(&labels(&settings, &fleet)).map_err(io::Error::other)?;
+        let metrics = Metrics::new(&labels(&settings, &fleet))
+            .map_err(|error| format!("cannot make the metrics: {error}"))?;
         let sink = match &settings.log.access {
             AccessLog::Stdout => Sink::Stdout,
             AccessLog::None => Sink::Nowhere,
             AccessLog::File(path) => Sink::File(path.clone()),
         };
+        let log = Writer::open(&sink, metrics.log_lines_dropped.clone())
+            .map_err(|error| format!("cannot open the access log: {error}"))?;
+        let ledger = match &settings.usage {
+            None => Ledger::in_memory(),
+            Some(path) => Ledger::open(path, clock.wall())?,
+        };
         Ok(Self {
             roster: roster.map(ArcSwap::from_pointee),
             gate: gate(&settings),
-            ledger: Ledger::in_memory(),
+            ledger,
             side: Side::new(),
             store: Store::new(settings.cache),
             purges: Purges::default(),
             flights: Flights::default(),
-            log: Writer::open(&sink, metrics.log_lines_dropped.clone())?,
+            log,
             log_format: settings.log.format,
             clock,
             bodies: Bodies::new(settings.body.bytes_total_max),

@@ -14,7 +14,7 @@ use tokio::time::{interval, sleep};
 use crate::proxy::Gateway;
 
 /// The last lines of the access log may take this long.
-pub(super) const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How often the last requests are counted.
 const COUNT_EVERY: Duration = Duration::from_millis(20);
@@ -86,8 +86,16 @@ impl Drain {
     }
 
     fn leave(&self, code: i32) {
-        self.0.log.flush(FLUSH_TIME_MAX);
+        leave_nothing_behind(&self.0);
         log::info!("stopped");
         std::process::exit(code);
+    }
+}
+
+/// What the process has in memory and others are to find. The requests that are counted have ended before.
+pub(super) fn leave_nothing_behind(gateway: &Gateway) {
+    gateway.log.flush(FLUSH_TIME_MAX);
+    if let Err(why) = gateway.ledger.close(gateway.clock.wall()) {
+        log::error!("what keys used of late is lost: {why}");
     }
 }

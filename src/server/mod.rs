@@ -3,6 +3,7 @@
 mod drain;
 mod listen;
 mod probe;
+mod usage;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::proxy::{Gateway, Proxy};
 
 use self::drain::{Drain, Signals};
 use self::probe::Prober;
+use self::usage::Bookkeeper;
 
 /// How the process was started.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,8 +45,7 @@ pub fn run(loaded: Loaded, launch: Launch) -> Result<(), String> {
         );
     }
 
-    let gateway = Gateway::new(settings).map_err(|error| format!("cannot open the access log: {error}"))?;
-    let gateway = Arc::new(gateway);
+    let gateway = Arc::new(Gateway::new(settings)?);
     let mut server = Server::new_with_opt_and_conf(
         Some(Opt { upgrade: launch.upgrade, daemon: launch.daemon, ..Opt::default() }),
         conf,
@@ -53,6 +54,7 @@ pub fn run(loaded: Loaded, launch: Launch) -> Result<(), String> {
 
     let prober = server.add_service(background_service("prober", Prober(Arc::clone(&gateway))));
     server.add_service(background_service("drain", Drain(Arc::clone(&gateway))));
+    server.add_service(background_service("bookkeeper", Bookkeeper(Arc::clone(&gateway))));
 
     let mut callers = pingora_proxy::http_proxy_service(&server.configuration, Proxy(Arc::clone(&gateway)));
     for address in &addresses.callers {
@@ -77,7 +79,7 @@ pub fn run(loaded: Loaded, launch: Launch) -> Result<(), String> {
         log::info!("for Prometheus: http://{address}/metrics");
     }
     server.run(RunArgs { shutdown_signal: Box::new(Signals(Arc::clone(&gateway))) });
-    gateway.log.flush(drain::FLUSH_TIME_MAX);
+    drain::leave_nothing_behind(&gateway);
     Ok(())
 }
 
