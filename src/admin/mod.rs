@@ -1,6 +1,8 @@
 //! What operators ask, on a listener of their own.
 
 mod purge;
+mod query;
+mod usage;
 
 use std::sync::Arc;
 
@@ -13,6 +15,9 @@ use subtle::ConstantTimeEq;
 use crate::proxy::Gateway;
 use crate::proxy::own::{self, Report};
 use crate::wire::{ErrorBody, Protocol};
+
+/// The class of error of a request that is wrong in itself.
+const REQUEST: &str = "invalid_request_error";
 
 /// The operator's listener.
 pub(crate) struct Admin(pub(crate) Arc<Gateway>);
@@ -37,8 +42,10 @@ impl ServeHttp for Admin {
                 "Send `Authorization: Bearer TOKEN`, with `admin.token` of the file.",
             );
         }
-        if path == "/cache" {
-            return purge::answer(gateway, head);
+        match path {
+            "/cache" => return purge::answer(gateway, head),
+            "/usage" => return usage::answer(&self.0, head).await,
+            _ => {}
         }
         let page: fn(&Gateway) -> Report = match path {
             "/live" => own::live,
@@ -91,13 +98,13 @@ fn not_found() -> Response<Vec<u8>> {
         404,
         "not_found",
         "not_found_error",
-        "Nothing is served at this path; there are /live, /ready, /stats, /metrics and DELETE /cache.",
+        "Nothing is served at this path; there are /live, /ready, /stats, /metrics, /usage and DELETE /cache.",
     )
 }
 
 fn method_not_allowed(allow: &'static str) -> Response<Vec<u8>> {
     let message = format!("This path has only {allow}.");
-    let mut refusal = refusal(405, "method_not_allowed", "invalid_request_error", &message);
+    let mut refusal = refusal(405, "method_not_allowed", REQUEST, &message);
     refusal.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static(allow));
     refusal
 }

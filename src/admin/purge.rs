@@ -1,7 +1,5 @@
 //! `DELETE /cache`: all answers, or those of a model, of a key, or of a model to a key.
 
-use std::borrow::Cow;
-
 use http::{Method, Response, StatusCode};
 use pingora::http::RequestHeader;
 use serde_json::{Value, json};
@@ -9,15 +7,12 @@ use serde_json::{Value, json};
 use crate::cache::{Purge, Scope};
 use crate::proxy::Gateway;
 
-use super::{method_not_allowed, refusal};
+use super::{REQUEST, method_not_allowed, query, refusal};
 
 /// Status, code, type and message of a refusal.
 type No = (u16, &'static str, &'static str, String);
 
-const REQUEST: &str = "invalid_request_error";
-
 /// What to purge, as the query says.
-#[derive(Debug, Default, PartialEq, Eq)]
 struct Asked {
     model: Option<String>,
     key: Option<String>,
@@ -30,8 +25,8 @@ pub(super) fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8
     if is_cross_site(head) {
         return refusal(403, "cross_site", "permission_error", "A page of another site may not change this.");
     }
-    let asked = match read(head.uri.query().unwrap_or_default()) {
-        Ok(asked) => asked,
+    let asked = match query::read(head.uri.query().unwrap_or_default(), ["model", "key"]) {
+        Ok([model, key]) => Asked { model, key },
         Err(message) => return refusal(400, "invalid_request", REQUEST, &message),
     };
     match purge(gateway, &asked) {
@@ -54,26 +49,6 @@ fn is_cross_site(head: &RequestHeader) -> bool {
         authority.is_none() || authority != host
     });
     site || origin
-}
-
-fn read(query: &str) -> Result<Asked, String> {
-    let mut asked = Asked::default();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let place = match name {
-            "model" => &mut asked.model,
-            "key" => &mut asked.key,
-            _ => return Err(format!("`{name}` is not known here; there are `model` and `key`.")),
-        };
-        let value = value.replace('+', " ");
-        let value = percent_encoding::percent_decode_str(&value).decode_utf8().map(Cow::into_owned);
-        let value = value.ok().filter(|value| !value.is_empty());
-        let value = value.ok_or_else(|| format!("`{name}` needs a name, in UTF-8."))?;
-        if place.replace(value).is_some() {
-            return Err(format!("`{name}` stands there twice."));
-        }
-    }
-    Ok(asked)
 }
 
 fn purge(gateway: &Gateway, asked: &Asked) -> Result<(), No> {
@@ -116,22 +91,5 @@ fn told(asked: &Asked) -> Value {
         (Some(model), None) => json!({"model": model}),
         (None, Some(key)) => json!({"key": key}),
         (Some(model), Some(key)) => json!({"model": model, "key": key}),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_query_says_what() {
-        let asked = |model: Option<&str>, key: Option<&str>| {
-            Ok(Asked { model: model.map(str::to_owned), key: key.map(str::to_owned) })
-        };
-        assert_eq!(read(""), asked(None, None));
-        assert_eq!(read("model=a%2Fb+c&key=%C3%A9"), asked(Some("a/b c"), Some("é")));
-        for wrong in ["models=a", "model=", "key", "key=a&key=b", "model=%FF"] {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
     }
 }
