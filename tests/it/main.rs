@@ -26,6 +26,7 @@ mod failure;
 mod route;
 mod cors;
 mod observe;
+mod usage;
 mod config_cli;
 mod living;
 mod docs;

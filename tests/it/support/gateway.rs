@@ -75,6 +75,7 @@ pub(crate) struct Plan {
     upstream: String,
     yaml: Option<String>,
     environment: Vec<(String, String)>,
+    before: Option<&'static str>,
 }
 
 /// With a file: the servers as one upstream, an admin listener, and what `yaml` adds. No limits.
@@ -85,7 +86,8 @@ pub(crate) fn before(llama: &Llama) -> Plan {
 pub(crate) fn before_urls(urls: &[&str]) -> Plan {
     let servers = urls.iter().map(|url| (*url).to_owned()).collect();
     let upstream = HEALTH.to_owned();
-    Plan { address: Loopback::claim(), servers, upstream, yaml: Some(String::new()), environment: Vec::new() }
+    let (address, yaml) = (Loopback::claim(), Some(String::new()));
+    Plan { address, servers, upstream, yaml, environment: Vec::new(), before: None }
 }
 
 /// Without a file: `LLM_URL`, `GATEWAY_HOST` and `GATEWAY_PORT`, and every default.
@@ -122,6 +124,12 @@ impl Plan {
 
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// What a shell does before it becomes the gateway.
+    pub(crate) fn after(mut self, before: &'static str) -> Self {
+        self.before = Some(before);
         self
     }
 
@@ -170,6 +178,13 @@ impl Plan {
                 command(&["run", "--config", file.to_str().expect("temporary paths are UTF-8")])
             }
         };
+        if let Some(before) = self.before {
+            let gateway = command;
+            command = Command::new("sh");
+            command.args(["-c", &format!("{before}; exec \"$0\" \"$@\"")]).arg(gateway.get_program());
+            command.args(gateway.get_args()).env_clear();
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        }
         command.envs(self.environment).current_dir(&folder.0);
         let mut child = command.spawn().expect("the binary runs");
         let stdout = listen_to(child.stdout.take().expect("stdout is a pipe"));
@@ -307,9 +322,14 @@ impl Gateway {
         self.exited().expect("just seen")
     }
 
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.lock().expect("not poisoned").id()
+    }
+
     /// What the process has in memory.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        let id = self.child.lock().expect("not poisoned").id();
+        let id = self.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the gateway runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says so");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
@@ -318,7 +338,7 @@ impl Gateway {
 
     /// Sends a signal by its name, such as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.lock().expect("not poisoned").id();
+        let id = self.id();
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {id}")).status();
         assert!(sent.expect("there is a shell").success(), "the gateway is gone");
     }
