@@ -2,7 +2,8 @@
 # docs/DEPLOY.md has the commands to run it, docker-compose.yml puts it in front of a llama-server.
 
 FROM rust:1.95-slim-bookworm AS builder
-# cmake and make build zlib-ng and jemalloc, which Pingora's compression and the allocator are.
+# cmake and make build zlib-ng and jemalloc, which Pingora's compression and the allocator are; SQLite needs no more
+# than the image's own C compiler.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends cmake make \
     && rm -rf /var/lib/apt/lists/*
@@ -27,7 +28,7 @@ LABEL org.opencontainers.image.title="ai-gateway" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ai-gateway
 COPY --from=builder /build/target/release/ai-gateway /usr/local/bin/ai-gateway
-# It writes nothing: the root file system may be read-only.
+# It writes nothing but what the file names, to a volume: the root file system may be read-only.
 USER 10001:10001
 ENV GATEWAY_HOST=0.0.0.0
 EXPOSE 9001
