@@ -173,15 +173,12 @@ fn every_key_of_the_contract_is_known() {
     assert_eq!(
         idle,
         [
-            "`upstreams.local.servers[0].slots` (line 11), and 1 more like it, are",
             "`upstreams.local.servers[0].ca` (line 14) is",
             "`upstreams.local.balance` (line 16) is",
-            "`upstreams.local.queue` (line 20) is",
             "`upstreams.local.streamed` (line 21) is",
             "`upstreams.local.isolation` (line 22) is",
             "`models.large.fallback` (line 31) is",
             "`models.large.request` (line 31) is",
-            "`auth.keys[0].priority` (line 39), and 2 more like it, are",
             "`shared.valkey` (line 64) is",
             "`shared.required` (line 64) is",
             "`log.prompts` (line 66) is",

@@ -85,8 +85,7 @@ impl Register {
         let models =
             section.some_values("models", "name a model, or leave it out for all of them", value::name);
         let expires = section.value("expires", value::timestamp);
-        let priority = section
-            .idle("priority", "all keys are served alike", |field| field.value(value::number(-1000..=1000)));
+        let priority = section.value("priority", value::number(-1000..=1000));
         let from = section.some_values("from", "name a network, or leave it out for any", value::network);
         let limits = section.section("limits", allowance);
         let user_limits = section.section("user_limits", allowance);
@@ -101,7 +100,7 @@ impl Register {
             limits,
             user_limits,
             budgets,
-            priority: priority.flatten().unwrap_or_default(),
+            priority: priority.unwrap_or_default(),
             user_header,
             answers,
             from_keys_file: self.from_keys_file,

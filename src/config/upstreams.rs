@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::section::{Field, Section};
 use super::value;
 use crate::route::{
-    Balance, HealthCheck, Kind, Secret, ServerSpec, ServerUrl, Slots, Timeouts, UpstreamSpec,
+    Balance, HealthCheck, Kind, QueueBounds, Secret, ServerSpec, ServerUrl, Slots, Timeouts, UpstreamSpec,
 };
 
 const EXAMPLE: &str = "name at least one server, such as `upstreams: {local: http://127.0.0.1:8080}`";
@@ -13,6 +13,9 @@ const EXAMPLE_SERVER: &str = "name at least one server, such as `- url: http://1
 const RETRIES: u32 = 2;
 /// Pingora's own bound.
 const RETRIES_MAX: u32 = 16;
+
+/// Each that waits holds a connection and its body.
+const QUEUED_MAX: u32 = 100_000;
 
 /// The upstreams, in the file's order.
 pub(super) fn read(file: &mut Section) -> Vec<UpstreamSpec> {
@@ -40,6 +43,7 @@ fn upstream(name: &str, field: &Field) -> UpstreamSpec {
         health: HealthCheck::default(),
         timeouts: Timeouts::default(),
         retries: RETRIES,
+        queue: QueueBounds::default(),
     };
     if field.is_scalar() {
         upstream.servers.extend(field.value(|url| url.parse()).map(plain_server));
@@ -53,12 +57,7 @@ fn upstream(name: &str, field: &Field) -> UpstreamSpec {
         upstream.health = section.section("health", health);
         upstream.timeouts = section.section("timeouts", timeouts);
         upstream.retries = section.value("retries", value::number(0..=RETRIES_MAX)).unwrap_or(RETRIES);
-        section.idle("queue", "a request goes to a server at once, and waits there", |queue| {
-            queue.section(|queue| {
-                queue.value("waiting", value::number(0..=u32::MAX));
-                queue.value("wait", value::duration);
-            })
-        });
+        upstream.queue = section.section("queue", queue);
         section.idle("streamed", "a server is asked for a stream where the caller asks for one", |field| {
             field.value(value::choice(&[("always", ())]))
         });
@@ -106,7 +105,7 @@ fn servers(section: &mut Section) -> Vec<ServerSpec> {
 fn server(section: &mut Section) -> Option<ServerSpec> {
     let url = section.required("url", "name the server, such as `http://127.0.0.1:8080`", |url| url.parse());
     let api_key = section.value("api_key", |key| Ok(key.to_owned())).filter(|key| !key.is_empty());
-    let slots = section.idle("slots", "slots are not counted", |field| field.value(slots)).flatten();
+    let slots = section.value("slots", slots);
     let name = section.value("name", value::name);
     let weight = section.value("weight", value::small_count);
     section.idle("ca", "servers are reached by plain http", |field| field.value(value::text));
@@ -130,6 +129,14 @@ fn slots(text: &str) -> value::Read<Slots> {
         _ => value::small_count(text)
             .map(Slots::Fixed)
             .or_else(|_| value::expected("`auto` or a count of at least 1", text)),
+    }
+}
+
+fn queue(section: &mut Section) -> QueueBounds {
+    let default = QueueBounds::default();
+    QueueBounds {
+        waiting_max: section.value("waiting", value::number(0..=QUEUED_MAX)).unwrap_or(default.waiting_max),
+        wait_max: section.value("wait", value::duration).unwrap_or(default.wait_max),
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::RwLock;
 use std::time::Duration;
 
 use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, HistogramVec, IntCounter, IntCounterVec, IntGauge, Registry,
-    TextEncoder,
+    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Registry, TextEncoder,
 };
 
 use super::families::Table;
@@ -80,6 +80,7 @@ pub struct Metrics {
     first_token: HistogramVec,
     per_output_token: HistogramVec,
     pub queue_requests: IntGauge,
+    pub queue_duration: Histogram,
     pub in_flight: IntGauge,
     pub flight_followers: IntGauge,
     tokens: IntCounterVec,
@@ -156,6 +157,8 @@ impl Metrics {
                 &["model"],
             )?,
             queue_requests: table.gauge("queue_requests", "Requests waiting here for a slot.")?,
+            queue_duration: table
+                .histogram("queue_duration_seconds", "Time that requests waited here for a slot.")?,
             in_flight: table.gauge("requests_in_flight", "Requests that have begun and not ended.")?,
             flight_followers: table
                 .gauge("flight_followers", "Requests that follow an answer in the making.")?,
@@ -229,7 +232,6 @@ impl Metrics {
             registry: registry.clone(),
         };
         labels.keys.iter().for_each(|key| metrics.know_key(key));
-        table.histogram("queue_duration_seconds", "Time that requests waited here for a slot.")?;
         let build = table.floats("build_info", "1; the version stands in the label.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         let reloads =
@@ -360,9 +362,11 @@ impl Metrics {
         catch_up(&self.cache_evicted, evicted);
     }
 
-    pub fn set_server(&self, upstream: &str, server: &str, up: bool, in_flight: u32) {
+    pub fn set_server(&self, upstream: &str, server: &str, up: bool, in_flight: u32, slots: Option<u32>) {
         self.server_up.with_label_values(&[upstream, server]).set(f64::from(u8::from(up)));
+        let idle = slots.unwrap_or_default().saturating_sub(in_flight);
         self.server_slots.with_label_values(&[upstream, server, "busy"]).set(f64::from(in_flight));
+        self.server_slots.with_label_values(&[upstream, server, "idle"]).set(f64::from(idle));
     }
 
     /// The page that Prometheus reads (text format 0.0.4), and its content type.

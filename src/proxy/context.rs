@@ -153,6 +153,9 @@ impl Keep {
 #[derive(Debug, Default)]
 pub(super) struct Route {
     pub(super) lease: Option<Lease>,
+    /// When it was given its slot, and how long it had waited for it.
+    pub(super) leased_at: Duration,
+    pub(super) queued: Duration,
     pub(super) tried: Vec<Arc<Server>>,
     pub(super) attempts: u32,
     /// Tries that were sent and broke off without an answer.
@@ -264,6 +267,10 @@ impl Context {
 
     /// Gives back what the request holds of servers and limits, as soon as its answer has ended.
     pub(super) fn release(&mut self) {
+        if let (Some(_), Some(job)) = (&self.route.lease, &self.job) {
+            let held = self.gateway.clock.now().saturating_sub(self.route.leased_at);
+            job.resolved.upstream.note_held(held);
+        }
         self.route.lease = None;
         drop(vacate(&self.guards.permit));
         self.guards.body = None;

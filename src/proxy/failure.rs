@@ -23,6 +23,13 @@ pub(super) fn left_while_sending(gateway: &Gateway, ctx: &mut Context, error: Bo
     error
 }
 
+/// A caller that left while it waited for a slot.
+pub(super) fn left_while_waiting(gateway: &Gateway, ctx: &mut Context, error: Box<Error>) -> Box<Error> {
+    ctx.told.left = true;
+    gateway.metrics.disconnected(Phase::Waiting);
+    error
+}
+
 /// No connection came about.
 pub(super) fn connect(gateway: &Gateway, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
     let again = forward::connect_failed(gateway, ctx, &error);

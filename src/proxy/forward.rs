@@ -1,5 +1,6 @@
 //! A request on its way to a server: which one, as what, and what is done when that fails.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 
 use crate::observe::Phase;
-use crate::route::{Server, Sign};
+use crate::route::{Entry, Errand, Lease, Server, Sign, Turned, Upstream, Wait};
 use crate::wire::HEADERS_PASSED;
 
-use super::context::{Context, Job};
+use super::body::Stop;
+use super::context::{Context, InFlight, Job};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::refuser;
@@ -30,23 +32,83 @@ const RESOLVE_TIME_MAX: Duration = Duration::from_secs(2);
 /// The error of a server that does not accept the gateway's own key.
 const CREDENTIALS: ErrorType = ErrorType::Custom("the server did not accept the gateway's own key");
 
-/// Picks the server for the next try and counts the request as its own.
-pub(super) fn choose(ctx: &mut Context) -> Result<(), Refusal> {
+/// Waits for a slot of a server, and counts the request as that server's own. The caller may leave while it waits.
+pub(super) async fn choose(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<(), Stop> {
     let Some(job) = &ctx.job else { return Ok(()) };
     let upstream = &job.resolved.upstream;
-    ctx.route.lease = None;
-    ctx.route.lease = upstream.pick(&ctx.route.tried, fastrand::usize(..));
-    if ctx.route.lease.is_some() {
-        return Ok(());
+    let tie = fastrand::usize(..);
+    if !job.endpoint.takes_slot() {
+        ctx.route.lease = upstream.again(&[], tie);
+        return ctx.route.lease.as_ref().map_or_else(|| Err(away(upstream).into()), |_| Ok(()));
     }
-    Err(Refusal::NoUpstream { retry_after: upstream.spec.health.every.max(Duration::from_secs(1)) })
+    let key = match (ctx.asked.key().unwrap_or_default(), ctx.asked.user()) {
+        (key, None) => Cow::Borrowed(key),
+        (key, Some(user)) => Cow::Owned(format!("{key}\n{user}")),
+    };
+    let priority = ctx.asked.caller.as_ref().map_or(0, |caller| caller.member.priority);
+    let cost = job.demand.estimate.saturating_add(job.demand.completion_tokens);
+    let errand = Errand { key: &key, priority, cost, tie };
+    let began = gateway.clock.now();
+    let lease = match upstream.enter(errand) {
+        Ok(Entry::Lease(lease)) => Ok(lease),
+        Ok(Entry::Wait(wait)) => {
+            let _counted = InFlight::new(&gateway.metrics.queue_requests);
+            queued(session, wait, upstream.spec.queue.wait_max).await?
+        }
+        Err(turned) => Err(turned),
+    };
+    let now = gateway.clock.now();
+    ctx.route.queued = now.saturating_sub(began);
+    gateway.metrics.queue_duration.observe(ctx.route.queued.as_secs_f64());
+    match lease {
+        Ok(lease) => {
+            ctx.route.leased_at = now;
+            ctx.route.lease = Some(lease);
+            Ok(())
+        }
+        Err(Turned::Away) => Err(away(upstream).into()),
+        Err(Turned::Full { likely }) => Err(Refusal::QueueFull { retry_after: likely }.into()),
+    }
+}
+
+/// Waits in the queue, no longer than `wait_max` and than the caller stays.
+async fn queued(
+    session: &mut Session,
+    mut wait: Wait,
+    wait_max: Duration,
+) -> Result<Result<Lease, Turned>, Stop> {
+    tokio::select! {
+        biased;
+        lease = wait.lease() => Ok(lease),
+        gone = session.downstream_session.read_body_or_idle(true) => {
+            let gone = gone.err().unwrap_or_else(|| Error::new(ErrorType::ConnectionClosed));
+            Err(Stop::Left(gone.into_down()))
+        }
+        () = tokio::time::sleep(wait_max) => {
+            Err(Refusal::QueueTimeout { waited: wait_max, retry_after: wait.likely() }.into())
+        }
+    }
+}
+
+fn away(upstream: &Upstream) -> Refusal {
+    Refusal::NoUpstream { retry_after: upstream.spec.health.every.max(Duration::from_secs(1)) }
+}
+
+/// Picks the server for another try, whatever it works on already: the request has waited before.
+fn choose_again(ctx: &mut Context) -> Result<(), Refusal> {
+    let Some(job) = &ctx.job else { return Ok(()) };
+    let upstream = &job.resolved.upstream;
+    // Its slot is given back first: it may be the only one.
+    ctx.route.lease = None;
+    ctx.route.lease = upstream.again(&ctx.route.tried, fastrand::usize(..));
+    if ctx.route.lease.is_some() { Ok(()) } else { Err(away(upstream)) }
 }
 
 /// Where Pingora connects to: the chosen server, or the refuser once there is no further try.
 pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     if ctx.route.failure.is_none() && ctx.route.attempts > 0 {
         // With no server left to try, what the last try met is the truer word.
-        ctx.route.failure = choose(ctx).err().map(|none| ctx.route.met.take().unwrap_or(none));
+        ctx.route.failure = choose_again(ctx).err().map(|none| ctx.route.met.take().unwrap_or(none));
     }
     if let Some(refusal) = &ctx.route.failure {
         return Ok(Box::new(refuser::peer(refusal.told().status)));
@@ -227,6 +289,6 @@ fn late(error: &Error) -> Option<Late> {
 pub(super) fn answered(gateway: &Gateway, ctx: &Context, job: &Job) {
     ctx.route.timing.byte(gateway.clock.now());
     if let Some(lease) = &ctx.route.lease {
-        gateway.note(&job.resolved.upstream.spec.name, lease.server(), Sign::Answer, "");
+        gateway.note(&job.resolved.upstream, lease.server(), Sign::Answer, "");
     }
 }

@@ -111,22 +111,27 @@ impl Gateway {
     /// Takes in that a request met a fault of a server. The last one that is up is not taken out by requests: a
     /// request that a server cannot bear would take it from everybody, and there is no other to send them to. Probes
     /// do that.
-    pub fn note_fault(&self, upstream: &Upstream, server: &Server, why: &str) {
+    pub fn note_fault(&self, upstream: &Arc<Upstream>, server: &Server, why: &str) {
         let is_other = |other: &Server| !std::ptr::eq(other, server) && other.is_up();
         if upstream.servers.iter().any(|other| is_other(other)) {
-            self.note(&upstream.spec.name, server, Sign::Fault, why);
+            self.note(upstream, server, Sign::Fault, why);
         } else {
             server.forget_report();
         }
     }
 
     /// Takes in what a probe or a request met of a server, and says so where it changes something.
-    pub fn note(&self, upstream: &str, server: &Server, sign: Sign, why: &str) {
-        let name = &server.spec.name;
-        match server.note(sign) {
-            Some(Turn::Down) => log::warn!("server `{name}` of upstream `{upstream}` is down: {why}"),
-            Some(Turn::Up) => log::info!("server `{name}` of upstream `{upstream}` is up"),
+    pub fn note(&self, upstream: &Arc<Upstream>, server: &Server, sign: Sign, why: &str) {
+        let (name, group) = (&server.spec.name, &upstream.spec.name);
+        let turn = server.note(sign);
+        match turn {
+            Some(Turn::Down) => log::warn!("server `{name}` of upstream `{group}` is down: {why}"),
+            Some(Turn::Up) => log::info!("server `{name}` of upstream `{group}` is up"),
             None => {}
+        }
+        if turn.is_some() {
+            // Who waits may go there now, or has nobody left to wait for.
+            upstream.dispatch();
         }
     }
 

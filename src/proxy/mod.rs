@@ -113,14 +113,21 @@ impl ProxyHttp for Proxy {
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        if let Err(refusal) = forward::choose(ctx) {
-            respond::refuse(&self.0, session, ctx, refusal).await?;
-            return Ok(false);
-        }
         if let Some(job) = &ctx.job {
             session::wrap(session, &self.0, job.body.clone(), ctx);
         }
-        Ok(true)
+        let chosen = forward::choose(&self.0, session, ctx).await;
+        if chosen.is_err() {
+            session::unwrap(session, &ctx.slot);
+        }
+        match chosen {
+            Ok(()) => Ok(true),
+            Err(Stop::Refused(refusal)) => {
+                respond::refuse(&self.0, session, ctx, refusal).await?;
+                Ok(false)
+            }
+            Err(Stop::Left(error)) => Err(failure::left_while_waiting(&self.0, ctx, error)),
+        }
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {

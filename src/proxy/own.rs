@@ -59,6 +59,8 @@ pub(crate) fn detailed_stats(gateway: &Gateway) -> Report {
             "url": server.spec.url.to_string(),
             "up": server.is_well(),
             "in_flight": server.in_flight(),
+            "slots": server.slots(),
+            "waiting": upstream.waiting(),
             "models": server.report().map(|report| report.model_ids().map(str::to_owned).collect::<Vec<_>>()),
         })
     });
@@ -185,6 +187,7 @@ pub(crate) fn metrics(gateway: &Gateway) -> (Vec<u8>, &'static str) {
             &server.spec.name,
             server.is_well(),
             server.in_flight(),
+            server.slots(),
         );
     }
     gateway.metrics.page()

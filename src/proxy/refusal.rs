@@ -11,7 +11,10 @@ use crate::wire::{ErrorBody, Fault, Protocol};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
     InvalidJson(String),
-    InvalidRequest { message: String, param: Option<&'static str> },
+    InvalidRequest {
+        message: String,
+        param: Option<&'static str>,
+    },
     RemoteMedia(&'static str),
     InvalidKey,
     ModelNotAllowed(String),
@@ -19,12 +22,27 @@ pub(super) enum Refusal {
     ModelNotFound(String),
     MethodNotAllowed(&'static str),
     RequestTimeout,
-    BodyTooLarge { bytes_max: u64 },
+    BodyTooLarge {
+        bytes_max: u64,
+    },
     BodiesFull,
-    HeadersTooLarge { bytes_max: usize },
+    HeadersTooLarge {
+        bytes_max: usize,
+    },
     Limited(Refused),
     UpstreamError(&'static str),
-    NoUpstream { retry_after: Duration },
+    NoUpstream {
+        retry_after: Duration,
+    },
+    /// All slots are busy, and as many wait as may.
+    QueueFull {
+        retry_after: Duration,
+    },
+    /// No slot was free in time.
+    QueueTimeout {
+        waited: Duration,
+        retry_after: Duration,
+    },
     UpstreamTimeout(&'static str),
     NotCached,
 }
@@ -160,6 +178,27 @@ impl Refusal {
                     "no_upstream",
                     "overloaded_error",
                     "No model server is up at the moment; try again shortly.",
+                )
+            },
+            Self::QueueFull { retry_after } => Told {
+                retry_after: Some(*retry_after),
+                ..told(
+                    503,
+                    "queue_full",
+                    "overloaded_error",
+                    "Every slot is busy and as many requests wait as may; try again when some have ended.",
+                )
+            },
+            Self::QueueTimeout { waited, retry_after } => Told {
+                retry_after: Some(*retry_after),
+                ..told(
+                    503,
+                    "queue_timeout",
+                    "overloaded_error",
+                    format!(
+                        "No slot was free within {} s; try again when it is quieter.",
+                        waited.as_secs_f64()
+                    ),
                 )
             },
             Self::UpstreamTimeout(what) => Told {

@@ -23,6 +23,8 @@ pub struct Member {
     pub account: Arc<Account>,
     /// What of its answers is kept, where it is less than elsewhere.
     pub answers: Option<Answers>,
+    /// Higher goes first.
+    pub priority: i32,
     /// The header that tells its users apart.
     pub user_header: Option<HeaderName>,
 }
@@ -79,6 +81,7 @@ impl Roster {
                 models: settings.key.models.clone(),
                 account,
                 answers: settings.answers,
+                priority: settings.priority,
                 user_header: settings.user_header.clone(),
             })
         };

@@ -117,7 +117,7 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
         stream: asked.stream,
         complete: told.complete,
         finish_reason: usage.finish_reason.as_deref(),
-        queue_ms: 0.0,
+        queue_ms: milliseconds(ctx.route.queued),
         ttft_ms: told.first_byte.map(milliseconds),
         prefill_ms: usage.prefill_ms,
         generation_ms: usage.generation_ms,

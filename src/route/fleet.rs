@@ -1,83 +1,13 @@
 //! Models to upstreams, upstreams to servers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use wildmatch::WildMatchPattern;
 
-use super::server::{Lease, Server};
-use super::spec::{Balance, Kind, ModelRule, UpstreamSpec};
-
-/// A named group of servers.
-#[derive(Debug)]
-pub struct Upstream {
-    pub spec: UpstreamSpec,
-    pub servers: Vec<Arc<Server>>,
-    turn: AtomicUsize,
-}
-
-impl Upstream {
-    fn new(spec: UpstreamSpec) -> Self {
-        let trusted = spec.kind == Kind::OpenAi;
-        let server = |server: &_| Arc::new(Server::new(Clone::clone(server), spec.health.clone(), trusted));
-        Self { servers: spec.servers.iter().map(server).collect(), spec, turn: AtomicUsize::new(0) }
-    }
-
-    /// The server for the next request, counted from now on: one that is up, not among `tried` if another is there,
-    /// and works on the least for its weight. `tie` is any number, to choose among equals.
-    pub fn pick(&self, tried: &[Arc<Server>], tie: usize) -> Option<Lease> {
-        let up: Vec<_> = self.servers.iter().filter(|server| server.is_up()).collect();
-        let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| Arc::ptr_eq(tried, server));
-        let fresh: Vec<_> = up.iter().copied().filter(|server| !is_tried(server)).collect();
-        let choice = if fresh.is_empty() { up } else { fresh };
-        let chosen = match self.spec.balance {
-            Balance::RoundRobin => {
-                let all: usize = choice.iter().map(|server| server.spec.weight as usize).sum();
-                let mut turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(all)?;
-                choice.into_iter().find(|server| {
-                    let weight = server.spec.weight as usize;
-                    let is_its = turn < weight;
-                    turn = turn.saturating_sub(weight);
-                    is_its
-                })
-            }
-            Balance::LeastBusy | Balance::Prefix => {
-                let load = |server: &Server| f64::from(server.in_flight()) / f64::from(server.spec.weight);
-                let least = choice.iter().map(|server| load(server)).min_by(f64::total_cmp)?;
-                let equals: Vec<_> = choice.into_iter().filter(|server| load(server) <= least).collect();
-                equals.get(tie.checked_rem(equals.len())?).copied()
-            }
-        };
-        chosen.map(|server| Lease::new(Arc::clone(server)))
-    }
-
-    /// One that is up and works on the least, for a question that takes no slot.
-    pub fn some_server(&self) -> Option<Arc<Server>> {
-        let up = self.servers.iter().filter(|server| server.is_up());
-        up.min_by_key(|server| server.in_flight()).cloned()
-    }
-
-    /// What the servers that are up report of their models, together; `None` while one of them has not been asked.
-    pub fn fingerprint(&self) -> Option<[u8; 32]> {
-        let up = self.servers.iter().filter(|server| server.is_up());
-        let mut prints = up
-            .map(|server| server.report().map(|report| report.fingerprint))
-            .collect::<Option<Vec<_>>>()
-            .filter(|prints| !prints.is_empty())?;
-        prints.sort_unstable();
-        prints.dedup();
-        Some(Sha256::digest(prints.concat()).into())
-    }
-
-    fn reports(&self, model: &str) -> bool {
-        self.servers
-            .iter()
-            .filter_map(|server| server.report())
-            .any(|report| report.model_ids().any(|id| id == model))
-    }
-}
+use super::server::Server;
+use super::spec::{ModelRule, UpstreamSpec};
+use super::upstream::Upstream;
 
 /// Where a model's requests go.
 #[derive(Debug, Clone)]

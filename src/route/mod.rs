@@ -3,11 +3,15 @@
 mod spec;
 mod health;
 mod server;
+mod queue;
+mod upstream;
 mod fleet;
 
-pub use fleet::{Fleet, Resolved, Upstream};
+pub use fleet::{Fleet, Resolved};
 pub use health::{Sign, Turn};
-pub use server::{Lease, Report, Server};
+pub use server::{Report, Server};
 pub use spec::{
-    Balance, HealthCheck, Kind, ModelRule, Secret, ServerSpec, ServerUrl, Slots, Timeouts, UpstreamSpec,
+    Balance, HealthCheck, Kind, ModelRule, QueueBounds, Secret, ServerSpec, ServerUrl, Slots, Timeouts,
+    UpstreamSpec,
 };
+pub use upstream::{Entry, Errand, Lease, Turned, Upstream, Wait};

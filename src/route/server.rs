@@ -9,11 +9,13 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::health::{Health, Sign, Turn};
-use super::spec::{HealthCheck, ServerSpec};
+use super::spec::{HealthCheck, ServerSpec, Slots};
 
 /// What a server says of itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
+    /// On how many requests it works at once; `None`: it does not say.
+    pub slots: Option<u32>,
     /// Changes when the model behind the same name does.
     pub fingerprint: [u8; 32],
     /// The entries of its `/v1/models`, each with an `id`.
@@ -48,7 +50,8 @@ impl Report {
         for model in &models {
             hash.update(without_fleeting(Value::Object(model.clone())).to_string());
         }
-        Self { fingerprint: hash.finalize().into(), models }
+        let slots = props.and_then(|props| props.get("total_slots")?.as_u64()?.try_into().ok());
+        Self { slots, fingerprint: hash.finalize().into(), models }
     }
 
     pub fn model_ids(&self) -> impl Iterator<Item = &str> {
@@ -69,6 +72,8 @@ pub struct Server {
     check: HealthCheck,
     health: Mutex<Health>,
     in_flight: AtomicU32,
+    /// What the server says of its slots; 0: nothing. Kept when the rest of its report no longer counts.
+    told_slots: AtomicU32,
     /// `None` until the server has been asked, and again after a fault: it may come back as another.
     report: ArcSwapOption<Report>,
     addresses: ArcSwap<Vec<SocketAddr>>,
@@ -84,6 +89,7 @@ impl Server {
             check,
             health: Mutex::new(Health::new(trusted)),
             in_flight: AtomicU32::new(0),
+            told_slots: AtomicU32::new(0),
             report: ArcSwapOption::empty(),
             addresses: ArcSwap::default(),
             address: AtomicUsize::new(0),
@@ -127,7 +133,35 @@ impl Server {
     }
 
     pub fn set_report(&self, report: Report) {
+        self.told_slots.store(report.slots.unwrap_or_default(), Ordering::Relaxed);
         self.report.store(Some(Arc::new(report)));
+    }
+
+    /// On how many requests it works at once; `None`: unknown. One that says 0 counts as one that does not say.
+    pub fn slots(&self) -> Option<u32> {
+        match self.spec.slots {
+            Slots::Fixed(slots) => Some(slots),
+            Slots::Auto => Some(self.told_slots.load(Ordering::Relaxed)).filter(|slots| *slots > 0),
+        }
+    }
+
+    /// Whether it has a slot for one more, as far as anybody knows.
+    pub fn has_room(&self) -> bool {
+        self.slots().is_none_or(|slots| self.in_flight() < slots)
+    }
+
+    /// How busy it is: requests over slots, for its weight.
+    pub(super) fn load(&self) -> f64 {
+        let room = f64::from(self.slots().unwrap_or(1)) * f64::from(self.spec.weight);
+        f64::from(self.in_flight()) / room
+    }
+
+    pub(super) fn enter(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn exit(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Requests sent to it and not yet ended.
@@ -153,27 +187,6 @@ impl Server {
     /// Turns to its next address, after one that could not be connected to.
     pub fn next_address(&self) {
         self.address.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// A request at a server, counted from when it is sent until it ends.
-#[derive(Debug)]
-pub struct Lease(Arc<Server>);
-
-impl Lease {
-    pub(super) fn new(server: Arc<Server>) -> Self {
-        server.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(server)
-    }
-
-    pub fn server(&self) -> &Arc<Server> {
-        &self.0
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -152,6 +152,19 @@ impl Default for Timeouts {
     }
 }
 
+/// How many callers are held while every slot is busy, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueBounds {
+    pub waiting_max: u32,
+    pub wait_max: Duration,
+}
+
+impl Default for QueueBounds {
+    fn default() -> Self {
+        Self { waiting_max: 256, wait_max: Duration::from_secs(60) }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct UpstreamSpec {
     pub name: String,
@@ -163,6 +176,7 @@ pub struct UpstreamSpec {
     pub timeouts: Timeouts,
     /// Tries after the first.
     pub retries: u32,
+    pub queue: QueueBounds,
 }
 
 /// One line of `models`.

@@ -103,7 +103,7 @@ impl Probe {
         if sign == Sign::Fault {
             self.server.next_address();
         }
-        self.gateway.note(&self.upstream.spec.name, &self.server, sign, &why);
+        self.gateway.note(&self.upstream, &self.server, sign, &why);
         sign == Sign::GoodProbe
     }
 
@@ -117,6 +117,8 @@ impl Probe {
         let report = Report::read(props.as_ref(), models.as_ref());
         report.model_ids().for_each(|id| self.gateway.metrics.know_model(id));
         self.server.set_report(report);
+        // It may have more slots than before.
+        self.upstream.dispatch();
         Ok(())
     }
 

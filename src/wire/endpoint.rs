@@ -74,6 +74,13 @@ pub enum Astray {
     MethodNotAllowed(&'static str),
 }
 
+impl Endpoint {
+    /// Whether a server works on it in one of its slots.
+    pub fn takes_slot(&self) -> bool {
+        self.work == Work::Generate || self.path.contains("embedding") || self.path.contains("rerank")
+    }
+}
+
 const fn json(path: &'static str, protocol: Protocol, work: Work) -> Endpoint {
     Endpoint { path, protocol, body: BodyKind::Json, work }
 }

@@ -24,6 +24,7 @@ mod form;
 mod stream;
 mod failure;
 mod route;
+mod queue;
 mod cors;
 mod observe;
 mod usage;

@@ -1,7 +1,7 @@
 //! Rules of routing: which upstream, which server, which models are seen.
 
 use super::*;
-use crate::route::{HealthCheck, Report, ServerSpec, Sign, Slots, Timeouts};
+use crate::route::{Balance, HealthCheck, Kind, QueueBounds, Report, ServerSpec, Sign, Slots, Timeouts};
 
 fn upstream(name: &str, servers: &[&str]) -> UpstreamSpec {
     let server = |url: &&str| ServerSpec {
@@ -19,6 +19,7 @@ fn upstream(name: &str, servers: &[&str]) -> UpstreamSpec {
         health: HealthCheck { down_after: 1, ..HealthCheck::default() },
         timeouts: Timeouts::default(),
         retries: 2,
+        queue: QueueBounds::default(),
     }
 }
 
@@ -82,18 +83,18 @@ fn callers_see_the_models_they_can_name() {
 fn the_least_busy_server_that_is_up_is_picked_and_returned_on_drop() {
     let fleet = Fleet::new(vec![upstream("a", &["http://one", "http://two"])], Vec::new());
     let group = &fleet.upstreams[0];
-    let first = group.pick(&[], 0).expect("a server");
-    let second = group.pick(&[], 0).expect("a server");
+    let first = group.again(&[], 0).expect("a server");
+    let second = group.again(&[], 0).expect("a server");
     assert_ne!(first.server().spec.name, second.server().spec.name);
     drop(first);
     assert_eq!((group.servers[0].in_flight(), group.servers[1].in_flight()), (0, 1));
 
     let tried = [Arc::clone(&group.servers[0])];
-    assert_eq!(group.pick(&tried, 0).expect("the other").server().spec.name, "http://two");
+    assert_eq!(group.again(&tried, 0).expect("the other").server().spec.name, "http://two");
     group.servers[1].note(Sign::Fault);
-    assert_eq!(group.pick(&tried, 0).expect("the tried one").server().spec.name, "http://one");
+    assert_eq!(group.again(&tried, 0).expect("the tried one").server().spec.name, "http://one");
     group.servers[0].note(Sign::Fault);
-    assert!(group.pick(&[], 0).is_none());
+    assert!(group.again(&[], 0).is_none());
 }
 
 #[test]
@@ -104,7 +105,7 @@ fn servers_in_turn_get_their_shares() {
     let fleet = Fleet::new(vec![spec], Vec::new());
     let group = &fleet.upstreams[0];
     let turn =
-        || group.pick(&[], 7).map(|lease| lease.server().spec.name.trim_start_matches("http://").to_owned());
+        || group.again(&[], 7).map(|lease| lease.server().spec.name.trim_start_matches("http://").to_owned());
     let turns: Vec<_> = (0..8).filter_map(|_| turn()).collect();
     assert_eq!(turns, ["one", "two", "two", "three", "one", "two", "two", "three"]);
     group.servers[1].note(Sign::Fault);

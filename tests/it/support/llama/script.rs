@@ -46,6 +46,7 @@ pub(crate) struct Script {
     pub(super) model: String,
     pub(super) api_key: Option<String>,
     pub(super) counts: bool,
+    pub(super) slots: u32,
     pub(super) holds_counts: bool,
 }
 
@@ -70,6 +71,7 @@ pub(crate) fn scripted() -> Script {
         model: "tiny".to_owned(),
         api_key: None,
         counts: true,
+        slots: 1000,
         holds_counts: false,
     }
 }
@@ -100,6 +102,12 @@ impl Script {
     /// These very pieces as the body of a stream.
     pub(crate) fn events<const N: usize>(mut self, pieces: [&str; N]) -> Self {
         self.events = Some(pieces.map(str::to_owned).to_vec());
+        self
+    }
+
+    /// What it says of its slots; so many that nobody waits if it is not asked to.
+    pub(crate) fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
         self
     }
 

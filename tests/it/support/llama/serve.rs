@@ -212,7 +212,7 @@ fn about(request: &Received, script: &Script) -> Answer {
     if request.path() == "/props" && script.props_status != 200 {
         return json(script.props_status, shapes::error(script.props_status).to_string());
     }
-    match shapes::about(request.path(), &script.model) {
+    match shapes::about(request.path(), &script.model, script.slots) {
         Some(body) => json(200, body.to_string()),
         None => json(404, shapes::error(404).to_string()),
     }

@@ -230,7 +230,7 @@ fn named(name: &str, mut event: Value) -> String {
 }
 
 /// What the server says of itself; `None` for a path that it does not have.
-pub(super) fn about(path: &str, model: &str) -> Option<Value> {
+pub(super) fn about(path: &str, model: &str, slots: u32) -> Option<Value> {
     Some(match path {
         "/health" | "/v1/health" => json!({"status": "ok"}),
         "/v1/models" | "/models" => {
@@ -240,7 +240,7 @@ pub(super) fn about(path: &str, model: &str) -> Option<Value> {
                 "n_params": 134_515_008, "size": 96_576_768, "ftype": "Q4_1"}}]})
         }
         "/props" => json!({"default_generation_settings": {"params": {"temperature": 0.8, "top_k": 40},
-            "n_ctx": 2048}, "total_slots": 4, "model_alias": model, "model_path": format!("/models/{model}.gguf"),
+            "n_ctx": 2048}, "total_slots": slots, "model_alias": model, "model_path": format!("/models/{model}.gguf"),
             "chat_template": "{{ messages }}", "build_info": "b11434-unknown", "is_sleeping": false}),
         "/slots" => json!([{"id": 0, "is_processing": false}, {"id": 1, "is_processing": false},
             {"id": 2, "is_processing": false}, {"id": 3, "is_processing": false}]),
