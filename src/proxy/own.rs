@@ -122,17 +122,7 @@ pub(super) fn model(gateway: &Gateway, key: Option<&Member>, path: &str) -> Resu
 /// What a key has used today and this month, UTC.
 fn used(gateway: &Gateway, key: &str) -> Value {
     let now = gateway.clock.wall();
-    let told = |period: Period| {
-        let counts = gateway.ledger.spent(key, period, now);
-        json!({
-            "requests": counts.requests,
-            "prompt_tokens": counts.prompt_tokens,
-            "completion_tokens": counts.completion_tokens,
-            "cached_tokens": counts.cached_tokens,
-            "prefill_ms": counts.prefill_ms,
-            "generation_ms": counts.generation_ms,
-        })
-    };
+    let told = |period| gateway.ledger.spent(key, period, now);
     json!({"day": told(Period::Day), "month": told(Period::Month)})
 }
 
