@@ -96,6 +96,27 @@ async fn sigterm_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_is_spent_stays_so() {
+    let place = place("budget");
+    let llama = llama::scripted().start().await;
+    let start = async || {
+        let keys = auth(&[("alice", "sk-alice", "budget: [{requests: 3/month}]")]);
+        let yaml = format!("{keys}usage: {{path: {}}}", place.store.display());
+        gateway::before(&llama).yaml(&yaml).start().await
+    };
+    let gateway = start().await;
+    chats(&gateway, "alice", 2).await;
+    gateway.signal("TERM");
+    gateway.exit().await;
+    let (old, new) = (start().await, start().await);
+    chats(&old, "alice", 1).await;
+    // What the other process wrote counts once it is read.
+    let told = async || new.send(get("/v1/usage").key("sk-alice")).await.json();
+    eventually!(told().await["used"]["month"]["requests"] == 3);
+    assert_eq!(new.send(by("alice", "hi")).await.refusal(), (429, "budget_exceeded".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sigkill_loses_a_second_at_most() {
     let place = place("kill");
     let llama = llama::scripted().start().await;
