@@ -52,7 +52,7 @@ fn the_written_defaults_are_the_defaults() {
     let unwritten = format!("upstreams: {{local: http://127.0.0.1:8080}}\n{limits}");
     let (mut written, unwritten) = (settings(&text), settings(&unwritten));
     // That one is written, and as long as `prefix` is not in effect, so is the other.
-    assert!(written.admin.named && written.upstreams[0].balance == Balance::LeastBusy);
+    assert!(written.admin.named && written.upstreams[0].balance == Balance::Prefix);
     written.admin.named = false;
     written.upstreams[0].balance = unwritten.upstreams[0].balance;
     assert_eq!(format!("{written:#?}"), format!("{unwritten:#?}"));
@@ -174,7 +174,6 @@ fn every_key_of_the_contract_is_known() {
         idle,
         [
             "`upstreams.local.servers[0].ca` (line 14) is",
-            "`upstreams.local.balance` (line 16) is",
             "`upstreams.local.streamed` (line 21) is",
             "`upstreams.local.isolation` (line 22) is",
             "`models.large.fallback` (line 31) is",

@@ -69,17 +69,12 @@ fn upstream(name: &str, field: &Field) -> UpstreamSpec {
 }
 
 fn balance(section: &mut Section) -> Option<Balance> {
-    let field = section.take("balance")?;
     let balances = [
         ("round_robin", Balance::RoundRobin),
         ("least_busy", Balance::LeastBusy),
         ("prefix", Balance::Prefix),
     ];
-    let balance = field.value(value::choice(&balances))?;
-    if balance == Balance::Prefix {
-        field.idle("balance", "a request goes to the server with the fewest in flight (`least_busy`)");
-    }
-    Some(balance)
+    section.value("balance", value::choice(&balances))
 }
 
 fn servers(section: &mut Section) -> Vec<ServerSpec> {

@@ -101,8 +101,9 @@ pub(super) async fn admit(
     let control = cache_control(session);
     let keep = keep(gateway, session, endpoint, &understood, &resolved, &mut ctx.asked, control);
     let demand = understood.demand(endpoint);
+    let prompt = understood.prompt(&resolved);
     let body = understood.forwarded(body, &resolved);
-    Ok(ask(gateway, ctx, Job { endpoint, body, resolved, keep, demand }, control).await?)
+    Ok(ask(gateway, ctx, Job { endpoint, body, resolved, keep, demand, prompt }, control).await?)
 }
 
 /// Admits by limits of requests, or says which does not.

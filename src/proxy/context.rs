@@ -11,7 +11,7 @@ use http::Method;
 use crate::cache::{Dialect, Flight, Form, Key, Landing, Leader, only};
 use crate::limit::{Level, Permit, Reservation, Subjects};
 use crate::observe::CacheOutcome;
-use crate::route::{Lease, Resolved, Server};
+use crate::route::{Lease, Prompt, Resolved, Server};
 use crate::wire::{Demand, Endpoint, Protocol};
 
 use super::gateway::{BodyShare, Gateway};
@@ -129,6 +129,8 @@ pub(super) struct Job {
     pub(super) keep: Option<Keep>,
     /// What it may cost.
     pub(super) demand: Demand,
+    /// How its prompt begins, where that matters.
+    pub(super) prompt: Prompt,
 }
 
 /// Where an answer is kept.
@@ -156,6 +158,8 @@ pub(super) struct Route {
     /// When it was given its slot, and how long it had waited for it.
     pub(super) leased_at: Duration,
     pub(super) queued: Duration,
+    /// Blocks of the prompt that its server was thought to hold.
+    pub(super) thought: usize,
     pub(super) tried: Vec<Arc<Server>>,
     pub(super) attempts: u32,
     /// Tries that were sent and broke off without an answer.

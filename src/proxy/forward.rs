@@ -47,7 +47,7 @@ pub(super) async fn choose(gateway: &Gateway, session: &mut Session, ctx: &mut C
     };
     let priority = ctx.asked.caller.as_ref().map_or(0, |caller| caller.member.priority);
     let cost = job.demand.estimate.saturating_add(job.demand.completion_tokens);
-    let errand = Errand { key: &key, priority, cost, tie };
+    let errand = Errand { prompt: &job.prompt, key: &key, priority, cost, tie };
     let began = gateway.clock.now();
     let lease = match upstream.enter(errand) {
         Ok(Entry::Lease(lease)) => Ok(lease),
@@ -63,6 +63,7 @@ pub(super) async fn choose(gateway: &Gateway, session: &mut Session, ctx: &mut C
     match lease {
         Ok(lease) => {
             ctx.route.leased_at = now;
+            ctx.route.thought = lease.thought;
             ctx.route.lease = Some(lease);
             Ok(())
         }

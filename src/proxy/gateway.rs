@@ -129,6 +129,9 @@ impl Gateway {
             Some(Turn::Up) => log::info!("server `{name}` of upstream `{group}` is up"),
             None => {}
         }
+        if turn == Some(Turn::Down) {
+            upstream.forget_prompts(server);
+        }
         if turn.is_some() {
             // Who waits may go there now, or has nobody left to wait for.
             upstream.dispatch();

@@ -81,8 +81,19 @@ fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
         used.generation_ms = milliseconds(usage.generation_ms);
     }
     gateway.ledger.note(&used, gateway.clock.wall());
+    learn(ctx, usage);
     if let Some(reservation) = reservation {
         reservation.settle(used.prompt_tokens.saturating_add(used.completion_tokens), gateway.clock.now());
+    }
+}
+
+/// Tells the upstream what its server reused of the prompt.
+fn learn(ctx: &Context, usage: &Usage) {
+    let (Some(job), Some(server)) = (&ctx.job, ctx.route.tried.last()) else { return };
+    if let (Some(cached), Some(prompt)) = (usage.cached_prompt_tokens, usage.prompt_tokens.filter(|n| *n > 0))
+    {
+        let part = cached as f64 / prompt as f64;
+        job.resolved.upstream.note_reused(server, &job.prompt, ctx.route.thought, part);
     }
 }
 

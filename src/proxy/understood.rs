@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header;
 use pingora_proxy::Session;
 
-use crate::route::Resolved;
+use crate::route::{Prompt, Resolved};
 use crate::wire::{self, BodyKind, Demand, Document, Endpoint, Model};
 
 use super::gateway::Gateway;
@@ -55,6 +55,16 @@ impl Understood {
         match self {
             Self::Json { document, .. } => wire::demand(endpoint, &document.members),
             Self::Form { .. } => Demand::default(),
+        }
+    }
+
+    /// How the prompt begins, where it matters to which server it goes.
+    pub(super) fn prompt(&self, resolved: &Resolved) -> Prompt {
+        match self {
+            Self::Json { document, .. } if resolved.upstream.minds_prompts() => {
+                wire::prefix(resolved.on_server(), &document.members).into()
+            }
+            _ => Prompt::default(),
         }
     }
 

@@ -4,6 +4,7 @@ mod spec;
 mod health;
 mod server;
 mod queue;
+mod prefix;
 mod upstream;
 mod fleet;
 
@@ -14,4 +15,4 @@ pub use spec::{
     Balance, HealthCheck, Kind, ModelRule, QueueBounds, Secret, ServerSpec, ServerUrl, Slots, Timeouts,
     UpstreamSpec,
 };
-pub use upstream::{Entry, Errand, Lease, Turned, Upstream, Wait};
+pub use upstream::{Entry, Errand, Lease, Prompt, Turned, Upstream, Wait};

@@ -7,9 +7,20 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
+use super::prefix::Prefixes;
 use super::queue::{Queue, Spot};
 use super::server::Server;
 use super::spec::{Balance, Kind, UpstreamSpec};
+
+/// A match of less, in blocks, counts as none, and so does one of less than this part of the prompt.
+const MATCH_BLOCKS_LEAST: usize = 2;
+const MATCH_PART: usize = 4;
+
+/// A server that holds a prompt's beginning may be this much busier than another, in parts of its slots.
+const BUSIER_MAX: f64 = 0.5;
+
+/// Blocks that a server may have reused less than was thought, without consequence: templates and rounding.
+const SLACK_BLOCKS: usize = 4;
 
 #[derive(Debug)]
 pub struct Upstream {
@@ -22,14 +33,26 @@ pub struct Upstream {
 /// Who waits, and how long a slot is held on the whole.
 #[derive(Debug, Default)]
 struct Line {
-    queue: Queue<oneshot::Sender<Result<Lease, Turned>>>,
+    queue: Queue<Waiter>,
+    prefixes: Prefixes,
     /// A moving average.
     held: Duration,
 }
 
+/// Whom to tell, and what of.
+#[derive(Debug)]
+struct Waiter {
+    prompt: Prompt,
+    teller: oneshot::Sender<Result<Lease, Turned>>,
+}
+
+/// The beginning of a prompt, a hash for each block; empty where it does not matter.
+pub type Prompt = Arc<[u64]>;
+
 /// What is asked of an upstream.
 #[derive(Debug, Clone, Copy)]
 pub struct Errand<'a> {
+    pub prompt: &'a Prompt,
     pub key: &'a str,
     /// Higher goes first.
     pub priority: i32,
@@ -87,12 +110,14 @@ impl Drop for Wait {
 pub struct Lease {
     server: Arc<Server>,
     upstream: Arc<Upstream>,
+    /// Blocks of the prompt that the server was thought to hold.
+    pub thought: usize,
 }
 
 impl Lease {
-    fn new(server: Arc<Server>, upstream: Arc<Upstream>) -> Self {
+    fn new(server: Arc<Server>, upstream: Arc<Upstream>, thought: usize) -> Self {
         server.enter();
-        Self { server, upstream }
+        Self { server, upstream, thought }
     }
 
     pub fn server(&self) -> &Arc<Server> {
@@ -105,6 +130,40 @@ impl Drop for Lease {
         self.server.exit();
         self.upstream.dispatch();
     }
+}
+
+/// A server and its place in its upstream.
+type Place<'a> = (usize, &'a Arc<Server>);
+
+/// By requests over slots, for the weight; any of those that are equal.
+fn least_busy<'a>(choice: &[Place<'a>], tie: usize) -> Option<Place<'a>> {
+    let least = choice.iter().map(|(_, server)| server.load()).min_by(f64::total_cmp)?;
+    let equals: Vec<_> = choice.iter().copied().filter(|(_, server)| server.load() <= least).collect();
+    equals.get(tie.checked_rem(equals.len())?).copied()
+}
+
+/// The one that most likely holds the longest part of the prompt, unless it is much busier than another; where none
+/// holds enough, of the least busy the one that holds the least.
+fn by_prefix<'a>(
+    choice: &[Place<'a>],
+    prefixes: &Prefixes,
+    prompt: &Prompt,
+    tie: usize,
+) -> Option<Place<'a>> {
+    let least = choice.iter().map(|(_, server)| server.load()).min_by(f64::total_cmp)?;
+    let near = choice.iter().copied().filter(|(_, server)| server.load() <= least + BUSIER_MAX);
+    let holding = near.map(|place| (prefixes.held_of(prompt, place.0), place));
+    let best =
+        holding.max_by(|(one, a), (other, b)| one.cmp(other).then_with(|| b.1.load().total_cmp(&a.1.load())));
+    if let Some((blocks, place)) = best
+        && blocks >= MATCH_BLOCKS_LEAST.max(prompt.len() / MATCH_PART)
+    {
+        return Some(place);
+    }
+    let equals: Vec<_> = choice.iter().copied().filter(|(_, server)| server.load() <= least).collect();
+    let fewest = equals.iter().map(|(place, _)| prefixes.held(*place)).min()?;
+    let emptiest: Vec<_> = equals.into_iter().filter(|(place, _)| prefixes.held(*place) == fewest).collect();
+    emptiest.get(tie.checked_rem(emptiest.len())?).copied()
 }
 
 impl Upstream {
@@ -126,7 +185,7 @@ impl Upstream {
             return Err(Turned::Away);
         }
         if line.queue.len() == 0
-            && let Some(lease) = self.pick(&[], errand.tie, Server::has_room)
+            && let Some(lease) = self.pick(&mut line.prefixes, errand.prompt, errand.tie)
         {
             return Ok(Entry::Lease(lease));
         }
@@ -134,7 +193,8 @@ impl Upstream {
             return Err(Turned::Full { likely: self.likely(&line) });
         }
         let (teller, told) = oneshot::channel();
-        let spot = line.queue.join(errand.key, errand.priority, errand.cost, teller);
+        let waiter = Waiter { prompt: Arc::clone(errand.prompt), teller };
+        let spot = line.queue.join(errand.key, errand.priority, errand.cost, waiter);
         drop(line);
         // A slot may have become free in between, or a server have come up: nobody else would tell.
         self.dispatch();
@@ -148,18 +208,18 @@ impl Upstream {
             if line.queue.len() == 0 {
                 return;
             }
-            let given = if self.servers.iter().any(|server| server.is_up()) {
-                let Some(lease) = self.pick(&[], fastrand::usize(..), Server::has_room) else { return };
-                Ok(lease)
-            } else {
-                Err(Turned::Away)
+            let away = !self.servers.iter().any(|server| server.is_up());
+            if !away && !self.servers.iter().any(|server| server.is_up() && server.has_room()) {
+                return;
+            }
+            let Some(Waiter { prompt, teller }) = line.queue.next() else { return };
+            let given = match self.pick(&mut line.prefixes, &prompt, fastrand::usize(..)) {
+                Some(lease) => Ok(lease),
+                None => Err(Turned::Away),
             };
-            let next = line.queue.next();
             drop(line);
             // Whoever has left meanwhile drops it: the slot is free for the next.
-            if let Some(next) = next {
-                let _ = next.send(given);
-            }
+            let _ = teller.send(given);
         }
     }
 
@@ -184,39 +244,74 @@ impl Upstream {
 
     /// A server for another try, whatever it works on already: one that is up, not among `tried` if another is there.
     pub fn again(self: &Arc<Self>, tried: &[Arc<Server>], tie: usize) -> Option<Lease> {
-        self.pick(tried, tie, |_| true)
+        let up: Vec<_> = self.places().filter(|(_, server)| server.is_up()).collect();
+        let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| Arc::ptr_eq(tried, server));
+        let fresh: Vec<_> = up.iter().copied().filter(|(_, server)| !is_tried(server)).collect();
+        let choice = if fresh.is_empty() { up } else { fresh };
+        let (_, chosen) = match self.spec.balance {
+            Balance::RoundRobin => self.in_turn(&choice)?,
+            Balance::LeastBusy | Balance::Prefix => least_busy(&choice, tie)?,
+        };
+        Some(Lease::new(Arc::clone(chosen), Arc::clone(self), 0))
     }
 
-    /// One that is up and `fits`, not among `tried` if another is there, and works on the least for its slots and its
-    /// weight; counted from now on.
-    fn pick(
-        self: &Arc<Self>,
-        tried: &[Arc<Server>],
-        tie: usize,
-        fits: impl Fn(&Server) -> bool,
-    ) -> Option<Lease> {
-        let up: Vec<_> = self.servers.iter().filter(|server| server.is_up() && fits(server)).collect();
-        let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| Arc::ptr_eq(tried, server));
-        let fresh: Vec<_> = up.iter().copied().filter(|server| !is_tried(server)).collect();
-        let choice = if fresh.is_empty() { up } else { fresh };
-        let chosen = match self.spec.balance {
-            Balance::RoundRobin => {
-                let all: usize = choice.iter().map(|server| server.spec.weight as usize).sum();
-                let mut turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(all)?;
-                choice.into_iter().find(|server| {
-                    let weight = server.spec.weight as usize;
-                    let is_its = turn < weight;
-                    turn = turn.saturating_sub(weight);
-                    is_its
-                })
-            }
-            Balance::LeastBusy | Balance::Prefix => {
-                let least = choice.iter().map(|server| server.load()).min_by(f64::total_cmp)?;
-                let equals: Vec<_> = choice.into_iter().filter(|server| server.load() <= least).collect();
-                equals.get(tie.checked_rem(equals.len())?).copied()
-            }
+    fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        self.servers.iter().enumerate()
+    }
+
+    /// The server with a free slot for a prompt, counted from now on.
+    fn pick(self: &Arc<Self>, prefixes: &mut Prefixes, prompt: &Prompt, tie: usize) -> Option<Lease> {
+        let choice: Vec<_> =
+            self.places().filter(|(_, server)| server.is_up() && server.has_room()).collect();
+        let (place, chosen) = match self.spec.balance {
+            Balance::RoundRobin => self.in_turn(&choice)?,
+            Balance::LeastBusy => least_busy(&choice, tie)?,
+            Balance::Prefix => by_prefix(&choice, prefixes, prompt, tie)?,
         };
-        chosen.map(|server| Lease::new(Arc::clone(server), Arc::clone(self)))
+        let thought = prefixes.held_of(prompt, place);
+        if self.spec.balance == Balance::Prefix {
+            prefixes.learn(prompt, place);
+        }
+        Some(Lease::new(Arc::clone(chosen), Arc::clone(self), thought))
+    }
+
+    /// By weight.
+    fn in_turn<'a>(&self, choice: &[Place<'a>]) -> Option<Place<'a>> {
+        let all: usize = choice.iter().map(|(_, server)| server.spec.weight as usize).sum();
+        let mut turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(all)?;
+        choice.iter().copied().find(|(_, server)| {
+            let weight = server.spec.weight as usize;
+            let is_its = turn < weight;
+            turn = turn.saturating_sub(weight);
+            is_its
+        })
+    }
+
+    /// Whether it matters where a prompt goes.
+    pub fn minds_prompts(&self) -> bool {
+        self.spec.balance == Balance::Prefix && self.servers.len() > 1
+    }
+
+    /// Takes in which part of a prompt, that it was `thought` to hold so many blocks of, a server says it reused.
+    pub fn note_reused(&self, server: &Server, prompt: &Prompt, thought: usize, part: f64) {
+        let place = self.places().find(|(_, own)| std::ptr::eq(own.as_ref(), server));
+        if let Some((place, _)) = place {
+            let reused = (part.clamp(0.0, 1.0) * prompt.len() as f64).ceil() as usize;
+            if thought > reused + SLACK_BLOCKS {
+                // What it has just read it holds now; what it held long before that is likely to be gone as well.
+                let mut line = self.line();
+                line.prefixes.halve(place);
+                line.prefixes.learn(prompt, place);
+            }
+        }
+    }
+
+    /// Takes in that a server was away: what it held is gone.
+    pub fn forget_prompts(&self, server: &Server) {
+        let place = self.places().find(|(_, own)| std::ptr::eq(own.as_ref(), server));
+        if let Some((place, _)) = place {
+            self.line().prefixes.forget(place);
+        }
     }
 
     /// One that is up and works on the least, for a question that takes no slot.

@@ -6,6 +6,7 @@ mod multipart;
 mod media;
 mod sse;
 mod demand;
+mod prefix;
 mod usage;
 mod envelope;
 
@@ -18,5 +19,6 @@ pub use envelope::ErrorBody;
 pub use json::{Document, Fault, Model, parse, refuse_slot, rename_model, wants_stream};
 pub use media::remote as remote_media;
 pub use multipart::{model as multipart_model, rename as rename_multipart_model};
+pub use prefix::{BLOCK_BYTES, prefix};
 pub use sse::{Watch, error_event};
 pub use usage::Usage;

@@ -6,7 +6,7 @@ use crate::support::address::Loopback;
 use crate::support::client::{get, post};
 use crate::support::expect::{auth, refused};
 use crate::support::gateway::{self, HEALTH, Plan, chat};
-use crate::support::llama::{self, Llama};
+use crate::support::llama::{self, Llama, scripted};
 
 /// Two upstreams of one server each.
 fn before_two(one: &Llama, two: &Llama, models: &str) -> Plan {
@@ -133,4 +133,54 @@ async fn health_asks_for_some_server_not_for_all() {
     two.becomes(llama::scripted().unhealthy());
     eventually!(gateway.send(get("/health")).await.status == 503);
     refused(&gateway.send(chat("hi")).await, 503, "no_upstream");
+}
+
+/// A question that goes on from what was said before, in a conversation of this system prompt.
+fn turn(system: &str, turns: usize) -> crate::support::client::Request {
+    let mut messages = vec![json!({"role": "system", "content": system.repeat(600)})];
+    for number in 0..turns {
+        messages.push(json!({"role": "user", "content": format!("question {number} {}", "x".repeat(300))}));
+    }
+    post("/v1/chat/completions").json(&json!({"model": "tiny", "messages": messages}))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_stays_where_its_beginning_is_held() {
+    let servers = [scripted().start().await, scripted().start().await, scripted().start().await];
+    let urls = servers.each_ref().map(Llama::url);
+    let gateway =
+        gateway::before_urls(&urls.each_ref().map(String::as_str)).upstream("balance: prefix").start().await;
+    let server_of = async |asked| {
+        let answer = gateway.send(asked).await;
+        assert_eq!((answer.status, answer.cache()), (200, "miss"));
+        gateway.line_of(answer.request_id()).await.text("server").to_owned()
+    };
+    let mut homes = Vec::new();
+    for system in ["a", "b", "c"] {
+        let home = server_of(turn(system, 1)).await;
+        for turns in 2..6 {
+            assert_eq!(server_of(turn(system, turns)).await, home, "turn {turns} of {system}");
+        }
+        homes.push(home);
+    }
+    homes.sort();
+    homes.dedup();
+    assert_eq!(homes.len(), 3, "what is new goes to the server that holds the least");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prompt_goes_elsewhere_where_its_server_is_full_or_away() {
+    let busy = scripted().slots(1).holds().start().await;
+    let other = scripted().slots(1).holds().start().await;
+    let gateway =
+        gateway::before_urls(&[&busy.url(), &other.url()]).upstream("balance: prefix").start().await;
+    let first = gateway.caller().await.ask(turn("a", 1)).await;
+    eventually!(busy.requests() + other.requests() == 1);
+    let second = gateway.caller().await.ask(turn("a", 2)).await;
+    eventually!(busy.requests() == 1 && other.requests() == 1);
+    busy.release_all();
+    other.release_all();
+    for caller in [first, second] {
+        assert_eq!(caller.answering("POST").await.finish().await.0.status, 200);
+    }
 }

@@ -1,0 +1,156 @@
+//! Which server is likely to have the beginning of a prompt in its KV cache: learnt from what was sent where, and
+//! corrected by what servers say they reused.
+
+use std::collections::{HashMap, VecDeque};
+
+/// What is remembered for one upstream, in bytes.
+const BYTES_MAX: usize = 8 << 20;
+
+/// What a block takes: its hash twice, its servers, and the table's own.
+const BLOCK_BYTES: usize = 64;
+
+const BLOCKS_MAX: usize = BYTES_MAX / BLOCK_BYTES;
+
+/// Servers of one upstream that are told apart.
+const SERVERS_MAX: usize = 64;
+
+/// Blocks of prompts, and who has them.
+#[derive(Debug, Default)]
+pub(super) struct Prefixes {
+    blocks: HashMap<u64, Holders>,
+    /// In the order in which they are looked at when there are too many.
+    order: VecDeque<u64>,
+    /// Blocks that each server holds.
+    held: Vec<usize>,
+}
+
+/// The servers that hold a block, a bit each.
+#[derive(Debug, Default, Clone, Copy)]
+struct Holders {
+    servers: u64,
+    /// Since it was looked at last: such a block stays (the clock algorithm).
+    used: bool,
+}
+
+impl Prefixes {
+    /// How many of a prompt's first blocks a server is likely to hold.
+    pub(super) fn held_of(&self, prompt: &[u64], server: usize) -> usize {
+        let bit = bit(server);
+        let holds = |hash: &&u64| self.blocks.get(*hash).is_some_and(|block| block.servers & bit != 0);
+        prompt.iter().take_while(holds).count()
+    }
+
+    /// How much a server holds of all that is remembered.
+    pub(super) fn held(&self, server: usize) -> usize {
+        self.held.get(server).copied().unwrap_or_default()
+    }
+
+    /// Takes in that a prompt was sent to a server.
+    pub(super) fn learn(&mut self, prompt: &[u64], server: usize) {
+        for hash in prompt {
+            let known = self.blocks.contains_key(hash);
+            let block = self.blocks.entry(*hash).or_default();
+            let news = block.servers & bit(server) == 0;
+            block.servers |= bit(server);
+            block.used = known;
+            if !known {
+                self.order.push_back(*hash);
+            }
+            if news {
+                self.count(server, 1);
+            }
+        }
+        self.evict();
+    }
+
+    /// Takes in that a server had less than was thought: the older half of what it was thought to hold is gone.
+    pub(super) fn halve(&mut self, server: usize) {
+        let (mut left, mut gone) = (self.held(server).div_ceil(2), 0);
+        for hash in &self.order {
+            let Some(block) = self.blocks.get_mut(hash).filter(|block| block.servers & bit(server) != 0)
+            else {
+                continue;
+            };
+            if left == 0 {
+                break;
+            }
+            block.servers &= !bit(server);
+            (left, gone) = (left - 1, gone + 1);
+        }
+        self.count(server, -gone);
+    }
+
+    /// Forgets all that a server held: it has gone, and comes back empty.
+    pub(super) fn forget(&mut self, server: usize) {
+        self.blocks.values_mut().for_each(|block| block.servers &= !bit(server));
+        if let Some(held) = self.held.get_mut(server) {
+            *held = 0;
+        }
+    }
+
+    fn evict(&mut self) {
+        while self.blocks.len() > BLOCKS_MAX {
+            let Some(hash) = self.order.pop_front() else { return };
+            match self.blocks.get_mut(&hash) {
+                Some(block) if block.used => {
+                    block.used = false;
+                    self.order.push_back(hash);
+                }
+                _ => {
+                    let servers = self.blocks.remove(&hash).unwrap_or_default().servers;
+                    (0..SERVERS_MAX).filter(|server| servers & bit(*server) != 0).for_each(|server| {
+                        self.count(server, -1);
+                    });
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, server: usize, change: isize) {
+        let place = server % SERVERS_MAX;
+        if self.held.len() <= place {
+            self.held.resize(place + 1, 0);
+        }
+        self.held[place] = self.held[place].saturating_add_signed(change);
+    }
+}
+
+fn bit(server: usize) -> u64 {
+    1 << (server % SERVERS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_is_held_until_the_server_says_otherwise() {
+        let mut prefixes = Prefixes::default();
+        prefixes.learn(&[1, 2, 3], 0);
+        prefixes.learn(&[1, 2, 9], 1);
+        assert_eq!((prefixes.held_of(&[1, 2, 3, 4], 0), prefixes.held_of(&[1, 2, 3, 4], 1)), (3, 2));
+        assert_eq!((prefixes.held(0), prefixes.held(1), prefixes.held(2)), (3, 3, 0));
+        prefixes.learn(&[5, 6, 7], 0);
+        prefixes.halve(0);
+        assert_eq!(
+            (prefixes.held_of(&[1, 2, 3], 0), prefixes.held_of(&[5, 6, 7], 0), prefixes.held(0)),
+            (0, 3, 3)
+        );
+        assert_eq!(prefixes.held_of(&[1, 2], 1), 2, "another server's are its own");
+        prefixes.forget(1);
+        assert_eq!((prefixes.held_of(&[1, 2], 1), prefixes.held(1)), (0, 0));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_is_used_stays() {
+        let mut prefixes = Prefixes::default();
+        let system = [1, 2, 3];
+        for prompt in 0..3 * BLOCKS_MAX as u64 / 4 {
+            prefixes.learn(&system, 0);
+            prefixes.learn(&[1000 + 4 * prompt, 1001 + 4 * prompt, 1002 + 4 * prompt], 1);
+        }
+        assert!(prefixes.blocks.len() <= BLOCKS_MAX && prefixes.order.len() <= BLOCKS_MAX);
+        assert_eq!(prefixes.held_of(&system, 0), 3);
+        assert_eq!(prefixes.held(0) + prefixes.held(1), prefixes.blocks.len());
+    }
+}
