@@ -2,6 +2,7 @@
 
 mod purge;
 mod query;
+mod servers;
 mod usage;
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use subtle::ConstantTimeEq;
 
@@ -45,6 +47,7 @@ impl ServeHttp for Admin {
         match path {
             "/cache" => return purge::answer(gateway, head),
             "/usage" => return usage::answer(&self.0, head).await,
+            _ if path.starts_with(servers::PREFIX) => return servers::answer(gateway, head),
             _ => {}
         }
         let page: fn(&Gateway) -> Report = match path {
@@ -84,6 +87,24 @@ impl ServeHttp for MetricsPage {
     }
 }
 
+/// A page of another site may change nothing here.
+fn refuse_cross_site(head: &RequestHeader) -> Option<Response<Vec<u8>>> {
+    let message = "A page of another site may not change this.";
+    is_cross_site(head).then(|| refusal(403, "cross_site", "permission_error", message))
+}
+
+/// Browsers say where a request comes from; what is no browser says nothing.
+fn is_cross_site(head: &RequestHeader) -> bool {
+    let text = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let site = text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    let host = text("host").or(head.uri.authority().map(http::uri::Authority::as_str));
+    let origin = text("origin").is_some_and(|origin| {
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        authority.is_none() || authority != host
+    });
+    site || origin
+}
+
 fn is_read(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
 }
@@ -98,7 +119,8 @@ fn not_found() -> Response<Vec<u8>> {
         404,
         "not_found",
         "not_found_error",
-        "Nothing is served at this path; there are /live, /ready, /stats, /metrics, /usage and DELETE /cache.",
+        "Nothing is served at this path; there are /live, /ready, /stats, /metrics, /usage, \
+         DELETE /cache and POST /servers/{name}/drain|undrain.",
     )
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cache::{Purge, Scope};
 use crate::proxy::Gateway;
 
-use super::{REQUEST, method_not_allowed, query, refusal};
+use super::{REQUEST, method_not_allowed, query, refusal, refuse_cross_site};
 
 /// Status, code, type and message of a refusal.
 type No = (u16, &'static str, &'static str, String);
@@ -22,8 +22,8 @@ pub(super) fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8
     if head.method != Method::DELETE {
         return method_not_allowed("DELETE");
     }
-    if is_cross_site(head) {
-        return refusal(403, "cross_site", "permission_error", "A page of another site may not change this.");
+    if let Some(refusal) = refuse_cross_site(head) {
+        return refusal;
     }
     let asked = match query::read(head.uri.query().unwrap_or_default(), ["model", "key"]) {
         Ok([model, key]) => Asked { model, key },
@@ -37,18 +37,6 @@ pub(super) fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8
         }
         Err((status, code, kind, message)) => refusal(status, code, kind, &message),
     }
-}
-
-/// Browsers say where a request comes from; what is no browser says nothing.
-fn is_cross_site(head: &RequestHeader) -> bool {
-    let text = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let site = text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    let host = text("host").or(head.uri.authority().map(http::uri::Authority::as_str));
-    let origin = text("origin").is_some_and(|origin| {
-        let authority = origin.split_once("://").map(|(_, authority)| authority);
-        authority.is_none() || authority != host
-    });
-    site || origin
 }
 
 fn purge(gateway: &Gateway, asked: &Asked) -> Result<(), No> {

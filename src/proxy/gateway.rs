@@ -112,7 +112,7 @@ impl Gateway {
     /// request that a server cannot bear would take it from everybody, and there is no other to send them to. Probes
     /// do that.
     pub fn note_fault(&self, upstream: &Arc<Upstream>, server: &Server, why: &str) {
-        let is_other = |other: &Server| !std::ptr::eq(other, server) && other.is_up();
+        let is_other = |other: &Server| !std::ptr::eq(other, server) && other.takes_requests();
         if upstream.servers.iter().any(|other| is_other(other)) {
             self.note(upstream, server, Sign::Fault, why);
         } else {

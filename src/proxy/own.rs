@@ -58,6 +58,7 @@ pub(crate) fn detailed_stats(gateway: &Gateway) -> Report {
             "server": server.spec.name,
             "url": server.spec.url.to_string(),
             "up": server.is_well(),
+            "draining": server.is_draining(),
             "in_flight": server.in_flight(),
             "slots": server.slots(),
             "waiting": upstream.waiting(),

@@ -1,7 +1,7 @@
 //! One server: where it is, whether it is up, what it works on, what it reports of its model.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -72,6 +72,7 @@ pub struct Server {
     check: HealthCheck,
     health: Mutex<Health>,
     in_flight: AtomicU32,
+    draining: AtomicBool,
     /// What the server says of its slots; 0: nothing. Kept when the rest of its report no longer counts.
     told_slots: AtomicU32,
     /// `None` until the server has been asked, and again after a fault: it may come back as another.
@@ -89,6 +90,7 @@ impl Server {
             check,
             health: Mutex::new(Health::new(trusted)),
             in_flight: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
             told_slots: AtomicU32::new(0),
             report: ArcSwapOption::empty(),
             addresses: ArcSwap::default(),
@@ -103,6 +105,20 @@ impl Server {
     /// Whether requests are sent to it.
     pub fn is_up(&self) -> bool {
         self.health().up
+    }
+
+    /// Whether it gets anything new.
+    pub fn takes_requests(&self) -> bool {
+        self.is_up() && !self.is_draining()
+    }
+
+    /// Whether the operator has taken it out: it finishes what it has.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
     }
 
     /// Whether it is up and has been heard of.

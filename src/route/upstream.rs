@@ -181,7 +181,7 @@ impl Upstream {
     /// Gives a request a server with a free slot, or a place in the queue.
     pub fn enter(self: &Arc<Self>, errand: Errand<'_>) -> Result<Entry, Turned> {
         let mut line = self.line();
-        if !self.servers.iter().any(|server| server.is_up()) {
+        if !self.servers.iter().any(|server| server.takes_requests()) {
             return Err(Turned::Away);
         }
         if line.queue.len() == 0
@@ -208,8 +208,8 @@ impl Upstream {
             if line.queue.len() == 0 {
                 return;
             }
-            let away = !self.servers.iter().any(|server| server.is_up());
-            if !away && !self.servers.iter().any(|server| server.is_up() && server.has_room()) {
+            let away = !self.servers.iter().any(|server| server.takes_requests());
+            if !away && !self.servers.iter().any(|server| server.takes_requests() && server.has_room()) {
                 return;
             }
             let Some(Waiter { prompt, teller }) = line.queue.next() else { return };
@@ -236,15 +236,19 @@ impl Upstream {
 
     /// How long it is likely to take until a slot is free for one more.
     fn likely(&self, line: &Line) -> Duration {
-        let slots: u32 =
-            self.servers.iter().filter(|server| server.is_up()).filter_map(|server| server.slots()).sum();
+        let slots: u32 = self
+            .servers
+            .iter()
+            .filter(|server| server.takes_requests())
+            .filter_map(|server| server.slots())
+            .sum();
         let before = u32::try_from(line.queue.len() + 1).unwrap_or(u32::MAX);
         line.held.saturating_mul(before) / slots.max(1)
     }
 
     /// A server for another try, whatever it works on already: one that is up, not among `tried` if another is there.
     pub fn again(self: &Arc<Self>, tried: &[Arc<Server>], tie: usize) -> Option<Lease> {
-        let up: Vec<_> = self.places().filter(|(_, server)| server.is_up()).collect();
+        let up: Vec<_> = self.places().filter(|(_, server)| server.takes_requests()).collect();
         let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| Arc::ptr_eq(tried, server));
         let fresh: Vec<_> = up.iter().copied().filter(|(_, server)| !is_tried(server)).collect();
         let choice = if fresh.is_empty() { up } else { fresh };
@@ -262,7 +266,7 @@ impl Upstream {
     /// The server with a free slot for a prompt, counted from now on.
     fn pick(self: &Arc<Self>, prefixes: &mut Prefixes, prompt: &Prompt, tie: usize) -> Option<Lease> {
         let choice: Vec<_> =
-            self.places().filter(|(_, server)| server.is_up() && server.has_room()).collect();
+            self.places().filter(|(_, server)| server.takes_requests() && server.has_room()).collect();
         let (place, chosen) = match self.spec.balance {
             Balance::RoundRobin => self.in_turn(&choice)?,
             Balance::LeastBusy => least_busy(&choice, tie)?,
@@ -316,7 +320,7 @@ impl Upstream {
 
     /// One that is up and works on the least, for a question that takes no slot.
     pub fn some_server(&self) -> Option<Arc<Server>> {
-        let up = self.servers.iter().filter(|server| server.is_up());
+        let up = self.servers.iter().filter(|server| server.takes_requests());
         up.min_by_key(|server| server.in_flight()).cloned()
     }
 

@@ -184,3 +184,33 @@ async fn a_prompt_goes_elsewhere_where_its_server_is_full_or_away() {
         assert_eq!(caller.answering("POST").await.finish().await.0.status, 200);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_drained_finishes_what_it_has_and_gets_nothing_new() {
+    let (one, two) = (scripted().holds().start().await, scripted().holds().start().await);
+    let servers = format!("[{{url: {}, name: one}}, {{url: {}, name: two}}]", one.url(), two.url());
+    let yaml = format!("upstreams: {{local: {{servers: {servers}, balance: least_busy}}}}");
+    let gateway = gateway::before(&one).yaml(&yaml).start().await;
+    let both = [gateway.caller().await.ask(chat("1")).await, gateway.caller().await.ask(chat("2")).await];
+    eventually!(one.requests() == 1 && two.requests() == 1);
+    let turn = async |what: &str| gateway.admin(post(&format!("/servers/{what}"))).await;
+    let drained = turn("one/drain").await;
+    assert_eq!(drained.json(), json!({"server": "one", "draining": true, "in_flight": 1}));
+    one.release_all();
+    two.release_all();
+    for caller in both {
+        assert_eq!(caller.answering("POST").await.finish().await.0.status, 200, "what it has it finishes");
+    }
+    for number in 3..8 {
+        assert_eq!(gateway.chat(&number.to_string()).await.status, 200);
+    }
+    assert_eq!((one.requests(), two.requests()), (1, 6));
+    assert_eq!(turn("two/drain").await.status, 200);
+    refused(&gateway.chat("nobody").await, 503, "no_upstream");
+    assert_eq!(turn("one/undrain").await.json()["draining"], false);
+    assert_eq!((gateway.chat("back").await.status, one.requests()), (200, 2));
+    assert_eq!(turn("three/drain").await.refusal(), (404, "server_not_found".to_owned()));
+    assert_eq!(gateway.admin(get("/servers/one/drain")).await.status, 405);
+    let foreign = gateway.admin(post("/servers/one/drain").header("origin", "http://evil.example")).await;
+    assert_eq!((foreign.status, gateway.chat("still").await.status), (403, 200));
+}
