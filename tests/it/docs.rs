@@ -55,7 +55,7 @@ async fn the_page_of_metrics_is_complete() {
 
 #[test]
 fn the_files_in_the_pages_are_right() {
-    for name in ["README.md", "docs/LIMITS.md"] {
+    for name in ["README.md", "docs/LIMITS.md", "docs/FLEET.md"] {
         let page = page(name);
         let yaml = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a file");
         let servers = "upstreams: {local: http://127.0.0.1:8080}\n";

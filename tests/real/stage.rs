@@ -174,12 +174,16 @@ impl Gateway {
 
     /// One under a file that says this beside its listeners and its server.
     pub(crate) fn under(llama: &Llama, yaml: &str) -> Gateway {
+        Gateway::of(&format!("upstreams: {{local: \"http://{}\"}}\n{yaml}", llama.at))
+    }
+
+    /// One under a file that says this beside its listeners.
+    pub(crate) fn of(yaml: &str) -> Gateway {
         let at = own_address(19001);
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("real-{}.yaml", at.ip()));
         let listeners =
             format!("listen: [{{address: \"{at}\"}}]\nadmin: {{listen: \"{}:19002\"}}\n", at.ip());
-        let upstreams = format!("upstreams: {{local: \"http://{}\"}}\n", llama.at);
-        fs::write(&file, listeners + &upstreams + yaml).expect("the file can be written");
+        fs::write(&file, listeners + yaml).expect("the file can be written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_ai-gateway"));
         command.arg("run").arg("--config").arg(&file);
         let gateway = Gateway { at, _process: Process::start(command, at) };
