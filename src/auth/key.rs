@@ -1,16 +1,33 @@
 //! A key as the operator granted it.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 use wildmatch::WildMatchPattern;
 
-/// The SHA-256 of a key's text.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+/// The SHA-256 of a key's text. Two of them compare in constant time.
+#[derive(Clone, Copy)]
 pub struct KeyHash([u8; 32]);
+
+impl PartialEq for KeyHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for KeyHash {}
+
+impl Hash for KeyHash {
+    /// By its first bytes: it is random already.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.prefix());
+    }
+}
 
 impl KeyHash {
     /// Hashes the text of a key, as a caller presents it.
@@ -18,8 +35,10 @@ impl KeyHash {
         Self(Sha256::digest(text).into())
     }
 
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    /// Its first eight bytes.
+    pub(super) fn prefix(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
     }
 }
 
@@ -48,7 +67,7 @@ impl fmt::Debug for KeyHash {
 }
 
 /// Model names a key may use: exact names and patterns with `*`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Patterns(Vec<Pattern>);
 
 /// `*` stands for any characters, none among them; nothing else is special.
@@ -64,8 +83,17 @@ impl Patterns {
     }
 }
 
+impl fmt::Display for Patterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, pattern) in self.0.iter().enumerate() {
+            write!(f, "{}{pattern}", if index > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
 /// One key of `auth.keys`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Key {
     /// What logs, metrics and pages call it; unique.
     pub name: String,

@@ -1,13 +1,14 @@
 //! Every key that may be presented.
 //!
-//! A presented text is hashed, and its hash looked up by a prefix; candidates are compared whole in constant time.
-//! A text that is unknown, wrong or expired takes the same steps, and a hundred thousand keys cost what one costs.
+//! A presented text is hashed, and its hash looked up among the hashes of all keys, which compare in constant time
+//! ([`KeyHash`]). What decides about a key stands beside its hash, and a text that is unknown is held against the key
+//! next to it: so it takes the steps of one that has expired, and a hundred thousand keys cost about what ten cost
+//! (`examples/key_lookup.rs` measures both).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
-use subtle::ConstantTimeEq;
 
 use super::key::{Key, KeyHash};
 
@@ -23,39 +24,67 @@ pub struct Caller<'a> {
 #[derive(Debug)]
 pub struct Keyring {
     keys: Vec<Key>,
-    /// By the first eight bytes of a hash.
-    by_prefix: HashMap<u64, Vec<(KeyHash, usize)>>,
+    /// Every hash, in order.
+    entries: Vec<Entry>,
+    /// Where among the entries those begin whose hashes begin with these bits, for all such beginnings, and their end.
+    /// Hashes are even: there is about one entry for each.
+    begins: Vec<u32>,
+}
+
+/// A hash, and what decides whether it counts.
+#[derive(Debug)]
+struct Entry {
+    hash: KeyHash,
+    /// Of its key.
+    index: usize,
+    expires: Timestamp,
+    from: Box<[IpNet]>,
 }
 
 impl Keyring {
     pub fn new(keys: Vec<Key>) -> Self {
-        let mut by_prefix: HashMap<u64, Vec<(KeyHash, usize)>> = HashMap::new();
+        let mut entries = Vec::with_capacity(keys.len());
         for (index, key) in keys.iter().enumerate() {
-            for hash in &key.hashes {
-                by_prefix.entry(prefix(hash)).or_default().push((*hash, index));
-            }
+            let expires = key.expires.unwrap_or(Timestamp::MAX);
+            let entry = |hash: &KeyHash| Entry { hash: *hash, index, expires, from: key.from.clone().into() };
+            entries.extend(key.hashes.iter().map(entry));
         }
-        Self { keys, by_prefix }
+        entries.sort_unstable_by_key(|entry| entry.hash.prefix());
+        let beginnings = entries.len().next_power_of_two();
+        let begin = |at: usize| {
+            let begin = entries.partition_point(|entry| beginning(&entry.hash, beginnings) < at);
+            u32::try_from(begin).expect("a file of so many keys is larger than any that is read")
+        };
+        let begins = (0..=beginnings).map(begin).collect();
+        Self { keys, entries, begins }
     }
 
     /// Who presents this text now, from there. Unknown, expired and from elsewhere look alike.
     pub fn identify(&self, text: &[u8], from: IpAddr, now: Timestamp) -> Option<Caller<'_>> {
         let hash = KeyHash::of(text);
-        let candidates = self.by_prefix.get(&prefix(&hash)).map_or(&[][..], Vec::as_slice);
-        let index = candidates
-            .iter()
-            .find(|(known, _)| known.as_bytes().ct_eq(hash.as_bytes()).into())
-            .map(|(_, index)| *index)?;
-        let key = &self.keys[index];
-        let in_time = key.expires.is_none_or(|expires| now < expires);
+        let near = self.near(&hash);
+        let found = near.iter().position(|entry| entry.hash == hash);
+        let entry = near.get(found.unwrap_or_default())?;
+        let in_time = now < entry.expires;
         let from = from.to_canonical();
-        let in_place = key.from.is_empty() || key.from.iter().any(|network| network.contains(&from));
-        (in_time && in_place).then_some(Caller { index, name: &key.name })
+        let in_place = entry.from.is_empty() || entry.from.iter().any(|network| network.contains(&from));
+        if !(found.is_some() & in_time & in_place) {
+            return None;
+        }
+        Some(Caller { index: entry.index, name: &self.keys[entry.index].name })
+    }
+
+    /// The entries whose hashes begin as this one does; at least one, if there is any.
+    fn near(&self, hash: &KeyHash) -> &[Entry] {
+        let at = beginning(hash, self.begins.len() - 1);
+        let [begin, end] = [self.begins[at], self.begins[at + 1]].map(|it| it as usize);
+        let begin = begin.min(self.entries.len().saturating_sub(1));
+        &self.entries[begin..end.max(begin + 1).min(self.entries.len())]
     }
 
     /// Whether a key may use a model, by the name that callers use.
     pub fn may_use(&self, index: usize, model: &str) -> bool {
-        self.keys[index].models.as_ref().is_none_or(|models| models.allow(model))
+        self.keys.get(index).is_some_and(|key| key.models.as_ref().is_none_or(|models| models.allow(model)))
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -63,9 +92,9 @@ impl Keyring {
     }
 }
 
-fn prefix(hash: &KeyHash) -> u64 {
-    let bytes = hash.as_bytes();
-    u64::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]])
+/// The number of the hash's first bits, of so many (a power of two).
+fn beginning(hash: &KeyHash, of: usize) -> usize {
+    ((u128::from(hash.prefix()) * of as u128) >> 64) as usize
 }
 
 /// The key that a request presents: `authorization: Bearer …` or `x-api-key`, given the values of both headers.
@@ -122,6 +151,23 @@ mod tests {
         assert_eq!(who("sk-c", "::ffff:10.1.2.3", later), Some("carol"));
         assert_eq!(who("sk-c", "192.0.2.1", later), None);
         assert!(keyring.may_use(0, "qwen2.5-3b") && !keyring.may_use(0, "llama"));
+    }
+
+    #[test]
+    fn every_key_of_many_is_found_and_no_other() {
+        for count in [0, 1, 2, 3, 100, 1_000] {
+            let name = |number: usize| format!("sk-{number}");
+            let keyring = Keyring::new((0..count).map(|at| key(&name(at), &name(at), None, &[])).collect());
+            let who = |text: &str| {
+                let from = "192.0.2.1".parse().expect("an address");
+                keyring.identify(text.as_bytes(), from, Timestamp::UNIX_EPOCH)
+            };
+            for at in 0..count {
+                assert_eq!(who(&name(at)), Some(Caller { index: at, name: &name(at) }));
+                assert_eq!(who(&name(at + count)), None);
+            }
+            assert_eq!(who(""), None);
+        }
     }
 
     #[test]
