@@ -17,7 +17,8 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
         let metrics = listen::metrics(file, &mut taken);
         let upstreams = upstreams::read(file);
         let models = models::read(file, &upstreams);
-        let (keys, keys_file) = keys::read(file).map_or((None, None), |(keys, path)| (Some(keys), path));
+        let (keys, keys_file) =
+            keys::read(file).map_or((None, None), |auth| (Some(auth.keys), auth.keys_file));
         let trusted_proxies = file.values("trusted_proxies", value::network).unwrap_or_default();
         let limits = file.section("limits", limits::read);
         let cache = file.section("cache", cache);

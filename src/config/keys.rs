@@ -1,87 +1,169 @@
 //! `auth`: who may ask. The file holds hashes of keys, never keys.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
+use super::fault::Place;
 use super::limits::allowance;
 use super::section::{Field, Section};
 use super::settings::KeySettings;
-use super::source::{Source, read_text};
+use super::source::{Source, Unread, read_text};
+use super::tree::{self, Node};
 use super::value::{self, Read};
-use super::{FILE_BYTES_MAX, tree};
 use crate::auth::{Key, KeyHash, Patterns};
 use crate::limit::{Budget, Goods, Span};
 
+/// A hundred thousand keys are some 15 MiB; what is larger is some other file.
+const KEYS_FILE_BYTES_MAX: usize = 64 << 20;
+
+/// What `auth` says.
+#[derive(Default)]
+pub(super) struct Auth {
+    pub(super) keys: Vec<KeySettings>,
+    pub(super) keys_file: Option<PathBuf>,
+}
+
 /// The keys read so far, and where each name and hash was first seen.
 #[derive(Default)]
-struct Register {
+pub(super) struct Register {
     keys: Vec<KeySettings>,
     /// Items seen, faulty ones included.
     seen: usize,
-    names: HashMap<String, String>,
-    hashes: HashMap<KeyHash, String>,
+    names: HashMap<Rc<str>, Seen>,
+    /// With the names of their keys.
+    hashes: HashMap<KeyHash, (Seen, Rc<str>)>,
+    /// The file that is being read.
+    file: Rc<str>,
     from_keys_file: bool,
 }
 
-/// The keys, and the file that holds some of them. `None`: there is no `auth`, and the gateway is open. Present, it
-/// needs at least one key.
-pub(super) fn read(file: &mut Section) -> Option<(Vec<KeySettings>, Option<PathBuf>)> {
-    let mut path = None;
+/// Where something was first seen.
+#[derive(Clone)]
+enum Seen {
+    At(Rc<str>, Place),
+    /// Among the keys of the main file, which was read before.
+    InForce(usize),
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(file, place) => write!(f, "{file}:{place}"),
+            Self::InForce(index) => write!(f, "auth.keys[{index}] of the main file"),
+        }
+    }
+}
+
+/// Whoever may call. `None`: there is no `auth`, and the gateway is open. Present, it needs a key, or a file to add
+/// one to.
+pub(super) fn read(file: &mut Section) -> Option<Auth> {
     let auth = file.take("auth")?;
     let mut register = Register::default();
-    let complete = auth.section(|section| {
-        let keys = section.take("keys");
-        let keys_file = section.take("keys_file");
-        if let Some(keys) = keys {
-            register.read_list(&keys);
-        }
-        path = keys_file.as_ref().and_then(|field| Some(field.resolve(field.value(value::text)?)));
-        keys_file.is_none_or(|field| register.read_file(&field).is_some())
-    });
-    if complete == Some(true) && register.seen == 0 {
-        auth.fault(
+    let keys_file = register.read_auth(&auth);
+    let complete = keys_file.as_ref().is_none_or(|field| register.read_named_file(field).is_some());
+    if complete && register.seen == 0 {
+        match &keys_file {
+            Some(field) => {
+                field.warn("names no key yet: nobody may call until `ai-gateway key add` has added one");
+            }
+            None => auth.fault(
                 "nobody could call: add a key (`ai-gateway key new` prints one), or remove `auth` to be open to all",
-            );
+            ),
+        }
     }
-    Some((register.keys, path))
+    Some(Auth { keys: register.keys, keys_file: keys_file.and_then(|field| path(&field)) })
+}
+
+/// The same, without the file that it names: the keys of the main file alone, checked.
+pub(super) fn read_main(auth: &Field) -> Auth {
+    let mut register = Register::default();
+    let keys_file = register.read_auth(auth);
+    Auth { keys: register.keys, keys_file: keys_file.and_then(|field| path(&field)) }
+}
+
+fn path(keys_file: &Field) -> Option<PathBuf> {
+    Some(keys_file.resolve(keys_file.value(value::text)?))
+}
+
+pub(super) fn read_keys_text(path: &Path) -> Result<String, Unread> {
+    read_text(path, KEYS_FILE_BYTES_MAX)
 }
 
 impl Register {
-    fn read_list(&mut self, list: &Field) {
-        for item in list.items() {
-            self.seen += 1;
-            if let Some(key) = item.section(|section| self.read_key(section)).flatten() {
-                self.keys.push(key);
+    /// For a keys file beside these keys of the main file.
+    pub(super) fn of_keys_file(main: &[KeySettings]) -> Self {
+        let mut register = Self { keys: main.to_vec(), from_keys_file: true, ..Self::default() };
+        for (index, Key { name, hashes, .. }) in main.iter().map(|settings| &settings.key).enumerate() {
+            let name: Rc<str> = name.as_str().into();
+            let seen = |hash: &KeyHash| (*hash, (Seen::InForce(index), Rc::clone(&name)));
+            register.hashes.extend(hashes.iter().map(seen));
+            register.names.insert(name, Seen::InForce(index));
+        }
+        register
+    }
+
+    pub(super) fn into_keys(self) -> Vec<KeySettings> {
+        self.keys
+    }
+
+    /// Reads the keys that stand in the main file; gives the name of the file with the others.
+    fn read_auth<'a>(&mut self, auth: &Field<'a>) -> Option<Field<'a>> {
+        self.file = auth.source().file.as_str().into();
+        auth.section(|section| {
+            let keys = section.take("keys");
+            let keys_file = section.take("keys_file");
+            if let Some(keys) = keys {
+                self.read_list(&keys);
             }
+            keys_file
+        })
+        .flatten()
+    }
+
+    fn read_list(&mut self, list: &Field) {
+        list.items().iter().for_each(|item| self.read_item(item));
+    }
+
+    fn read_item(&mut self, item: &Field) {
+        self.seen += 1;
+        if let Some(key) = item.section(|section| self.read_key(section)).flatten() {
+            self.keys.push(key);
         }
     }
 
+    /// Reads a text that is a list of keys; `None` if it is not even YAML.
+    pub(super) fn read_keys_file(&mut self, text: &str, source: &Source) -> Option<()> {
+        self.file = source.file.as_str().into();
+        self.from_keys_file = true;
+        let mut indices = 0..;
+        let mut take = |item: Node| {
+            let index = indices.next().unwrap_or_default();
+            self.read_item(&Field::item(&item, index, source));
+        };
+        let rest = tree::parse_items(text, source, &mut take)?;
+        self.read_list(&Field::root(&rest, source));
+        Some(())
+    }
+
     /// Reads the list that stands in a file of its own; `None` if that file cannot be read.
-    fn read_file(&mut self, field: &Field) -> Option<()> {
-        let path = field.resolve(field.value(value::text)?);
-        let text = read_text(&path, FILE_BYTES_MAX)
+    fn read_named_file(&mut self, field: &Field) -> Option<()> {
+        let path = path(field)?;
+        let text = read_keys_text(&path)
             .map_err(|unread| {
                 let place = unread.place.map_or(String::new(), |place| format!(":{place}"));
                 field.fault(format!("{}{place}: {}", path.display(), unread.message));
             })
             .ok()?;
-        field.warn("is read at start only in this version: restart after it changes");
-        let main = field.source();
-        let source = Source {
-            file: path.display().to_string(),
-            folder: main.folder.clone(),
-            environment: main.environment,
-            report: main.report,
-        };
-        let list = tree::parse(&text, &source)?;
-        self.from_keys_file = true;
-        self.read_list(&Field::root(&list, &source));
-        Some(())
+        let Source { environment, report, .. } = *field.source();
+        let source = Source::of_file(&path, environment, report);
+        self.read_keys_file(&text, &source)
     }
 
     fn read_key(&mut self, section: &mut Section) -> Option<KeySettings> {
         let name = self.read_name(section);
-        let hashes = self.read_hashes(section, name.as_deref().unwrap_or("?"));
+        let hashes = self.read_hashes(section, name.as_ref());
         let models =
             section.some_values("models", "name a model, or leave it out for all of them", value::name);
         let expires = section.value("expires", value::timestamp);
@@ -94,7 +176,7 @@ impl Register {
         let user_header = section.value("user_header", value::header_name);
 
         let models = models.map(|models| Patterns::new(&models));
-        let key = Key { name: name?, hashes, models, expires, from: from.unwrap_or_default() };
+        let key = Key { name: name?.to_string(), hashes, models, expires, from: from.unwrap_or_default() };
         Some(KeySettings {
             key,
             limits,
@@ -107,22 +189,24 @@ impl Register {
         })
     }
 
-    fn read_name(&mut self, section: &mut Section) -> Option<String> {
+    fn read_name(&mut self, section: &mut Section) -> Option<Rc<str>> {
         let Some(field) = section.take("name") else {
             section.missing("name", "what logs and metrics call this key");
             return None;
         };
-        let name = field.value(value::name)?;
-        if let Some(place) = self.names.get(&name) {
-            field.fault(format!("the key at {place} is called `{name}` too; each needs a name of its own"));
+        let name: Rc<str> = field.value(value::name)?.into();
+        if let Some(seen) = self.names.get(&name) {
+            field.fault(format!("the key at {seen} is called `{name}` too; each needs a name of its own"));
         } else {
-            self.names.insert(name.clone(), field.place());
+            let seen = Seen::At(Rc::clone(&self.file), field.place());
+            self.names.insert(Rc::clone(&name), seen);
         }
         Some(name)
     }
 
     /// One hash, or a list of them.
-    fn read_hashes(&mut self, section: &mut Section, name: &str) -> Vec<KeyHash> {
+    fn read_hashes(&mut self, section: &mut Section, name: Option<&Rc<str>>) -> Vec<KeyHash> {
+        let name = name.map_or_else(|| "?".into(), Rc::clone);
         let Some(field) = section.take("sha256") else {
             section.missing(
                 "sha256",
@@ -140,10 +224,12 @@ impl Register {
             if hash == KeyHash::of(b"") {
                 field.fault("this is the hash of no text at all: whoever sends an empty key would be let in");
             }
-            if let Some(place) = self.hashes.get(&hash) {
+            if let Some((seen, name)) = self.hashes.get(&hash) {
+                let place = format!("{seen} (key `{name}`)");
                 field.fault(format!("this hash stands at {place} already; keep it in one place"));
             } else {
-                self.hashes.insert(hash, format!("{} (key `{name}`)", field.place()));
+                let seen = Seen::At(Rc::clone(&self.file), field.place());
+                self.hashes.insert(hash, (seen, Rc::clone(&name)));
             }
             hashes.push(hash);
         }

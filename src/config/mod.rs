@@ -3,12 +3,15 @@
 //! A text becomes a tree of nodes with their places (`tree`), sections of it are read by their known keys
 //! (`section`, and one module for each part of the file), single values by plain functions (`value`). Every
 //! fault is found in one run, each with file, line, column and path. Nothing else in the house sees YAML, and
-//! nothing in here changes anything: files and variables are read, that is all.
+//! nothing in here changes anything: files and variables are read, and a keys file is edited as text (`edit`), that
+//! is all.
 
+mod edit;
 mod environment;
 mod fault;
 mod file;
 mod keys;
+mod keys_file;
 mod limits;
 mod listen;
 mod models;
@@ -22,15 +25,17 @@ mod value;
 
 use std::path::Path;
 
+pub use edit::NewKey;
 pub use environment::{from_environment, process_environment};
 pub use fault::{Fault, Faults, Place};
+pub use keys_file::{KeysText, LoadedKeys, MainKeys, main_keys, read_keys_text};
 pub use settings::*;
 
 use fault::Report;
 use section::Field;
 use source::{Source, Unread, read_text, too_long};
 
-/// Thousands of keys fit; what is larger is some other file.
+/// Thousands of keys fit, and a keys file has a bound of its own; what is larger is some other file.
 const FILE_BYTES_MAX: usize = 1 << 20;
 
 /// A file that may be run under.
@@ -60,12 +65,7 @@ pub fn from_text(
         return Err(Unread { place: None, message: too_long(FILE_BYTES_MAX) }.of_file(file_name));
     }
     let report = Report::new(file_name);
-    let source = Source {
-        file: file_name.to_owned(),
-        folder: Path::new(file_name).parent().unwrap_or(Path::new("")).to_owned(),
-        environment,
-        report: &report,
-    };
+    let source = Source::of_file(Path::new(file_name), environment, &report);
     let settings = tree::parse(text, &source).and_then(|root| {
         let root = Field::root(&root, &source);
         if root.is_null() {

@@ -31,6 +31,11 @@ impl<'a> Field<'a> {
         Self { path: String::new(), place: node.place, node, source }
     }
 
+    /// An item of a document that is a list.
+    pub(super) fn item(node: &'a Node, index: usize, source: &'a Source<'a>) -> Self {
+        Self { path: format!("[{index}]"), place: node.place, node, source }
+    }
+
     pub(super) fn fault(&self, message: impl Into<String>) {
         self.source.fault(self.node.place, &self.path, message);
     }
@@ -50,9 +55,9 @@ impl<'a> Field<'a> {
         format!("`{}` (line {}{file})", self.path, self.place.line)
     }
 
-    /// `file:line:column`, for a fault that names a second place.
-    pub(super) fn place(&self) -> String {
-        format!("{}:{}", self.source.file, self.node.place)
+    /// Where the value stands, for a fault that names a second place.
+    pub(super) fn place(&self) -> Place {
+        self.node.place
     }
 
     pub(super) fn source(&self) -> &'a Source<'a> {

@@ -58,7 +58,7 @@ pub struct ModelSettings {
     pub answers: Option<Answers>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KeySettings {
     pub key: Key,
     /// Its own limits; one that is `None` is as in `limits.key`.

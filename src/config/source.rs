@@ -19,7 +19,12 @@ pub(super) struct Source<'a> {
     pub(super) report: &'a Report,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    pub(super) fn of_file(path: &Path, environment: Environment<'a>, report: &'a Report) -> Self {
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        Self { file: path.display().to_string(), folder, environment, report }
+    }
+
     pub(super) fn fault(&self, place: Place, path: &str, message: impl Into<String>) {
         self.report.fault(Fault {
             file: self.file.clone(),

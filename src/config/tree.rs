@@ -54,8 +54,19 @@ impl Content {
 
 /// Reads one document. `None`: the text is not YAML, or beyond the bounds, and a fault says so.
 pub(super) fn parse(text: &str, source: &Source) -> Option<Node> {
+    build(text, source, None)
+}
+
+/// The same for a document that is one long list: each item goes to `take` as soon as it is whole, so that no more than
+/// one is held. What is left is an empty list, or what stands there instead of one.
+pub(super) fn parse_items(text: &str, source: &Source, take: &mut dyn FnMut(Node)) -> Option<Node> {
+    build(text, source, Some(take))
+}
+
+fn build(text: &str, source: &Source, take_item: Option<&mut dyn FnMut(Node)>) -> Option<Node> {
     let mut builder = Builder {
         source,
+        take_item,
         open: Vec::new(),
         anchors: BTreeMap::new(),
         aliased_nodes: 0,
@@ -100,8 +111,10 @@ enum OpenContent {
     },
 }
 
-struct Builder<'a> {
+struct Builder<'a, 'b> {
     source: &'a Source<'a>,
+    /// Who gets the items of the outermost list, if not that list.
+    take_item: Option<&'b mut dyn FnMut(Node)>,
     open: Vec<Open>,
     /// Finished nodes by the parser's number of their anchor; 0 is no anchor.
     anchors: BTreeMap<usize, Node>,
@@ -110,7 +123,7 @@ struct Builder<'a> {
     root: Node,
 }
 
-impl Builder<'_> {
+impl Builder<'_, '_> {
     fn take(&mut self, event: Event, place: Place) -> Result<(), String> {
         match event {
             Event::DocumentStart(_) => {
@@ -187,10 +200,12 @@ impl Builder<'_> {
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
         }
-        match self.open.last_mut().map(|open| &mut open.content) {
-            None => self.root = node,
-            Some(OpenContent::List(items)) => items.push(node),
-            Some(OpenContent::Mapping { entries, name, lines }) => match name.take() {
+        let is_outermost = self.open.len() == 1;
+        match (self.open.last_mut().map(|open| &mut open.content), &mut self.take_item) {
+            (None, _) => self.root = node,
+            (Some(OpenContent::List(_)), Some(take)) if is_outermost => take(node),
+            (Some(OpenContent::List(items)), _) => items.push(node),
+            (Some(OpenContent::Mapping { entries, name, lines }), _) => match name.take() {
                 None => *name = Some(check_name(node, lines, self.source)),
                 Some(None) => {}
                 Some(Some((name, place))) => entries.push(Entry { name, place, node }),
