@@ -1,6 +1,6 @@
 //! The command line.
 
-mod usage;
+mod cli;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ai_gateway::auth::KeyHash;
 use ai_gateway::config::{self, Loaded};
 use ai_gateway::server::{self, Launch};
 use ai_gateway::store::Filter;
 use clap::{Parser, Subcommand};
 use jiff::civil::Date;
+
+use cli::key::KeyCommand;
+use cli::{Failure, note, print};
 
 /// Gives memory back under many streams: 55 KiB a live stream, where mimalloc takes 176 (measured).
 #[global_allocator]
@@ -44,7 +46,7 @@ enum Command {
     },
     /// Check a file: every fault at once.
     Check { file: PathBuf },
-    /// Make or hash a caller's key.
+    /// Make, add, revoke, list and hash callers' keys.
     #[command(subcommand)]
     Key(KeyCommand),
     /// Ask the running gateway whether it is well; for container health checks.
@@ -68,26 +70,6 @@ enum Command {
     },
 }
 
-#[derive(Subcommand)]
-enum KeyCommand {
-    /// Print a new key, once, and the lines of the file that hold only its hash.
-    New {
-        /// What logs and metrics will call it.
-        #[arg(long)]
-        name: String,
-    },
-    /// Print the hash of a key read from standard input.
-    Hash,
-}
-
-/// Why the process ends with anything but 0.
-enum Failure {
-    /// A wrong command line or file: 2.
-    Wrong(String),
-    /// Something that went wrong at run time: 1.
-    Failed(String),
-}
-
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         None => load(None).and_then(|loaded| run(loaded, Launch::default())),
@@ -95,18 +77,17 @@ fn main() -> ExitCode {
             load(Some(&config)).and_then(|loaded| run(loaded, Launch { daemon, upgrade }))
         }
         Some(Command::Check { file }) => check(&file),
-        Some(Command::Key(KeyCommand::New { name })) => new_key(&name),
-        Some(Command::Key(KeyCommand::Hash)) => hash_key(),
+        Some(Command::Key(command)) => cli::key::run(command),
         Some(Command::Health { config }) => health(config.as_deref()),
         Some(Command::Usage { config, key, since, csv }) => load(config.as_deref())
-            .and_then(|loaded| usage::show(&loaded.settings, &Filter { key, since }, csv)),
+            .and_then(|loaded| cli::usage::show(&loaded.settings, &Filter { key, since }, csv)),
     };
     let (code, message) = match done {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Wrong(message)) => (2, message),
         Err(Failure::Failed(message)) => (1, message),
     };
-    let _ = writeln!(std::io::stderr(), "{message}");
+    note(&message);
     ExitCode::from(code)
 }
 
@@ -122,51 +103,12 @@ fn run(loaded: Loaded, launch: Launch) -> Result<(), Failure> {
     server::run(loaded, launch).map_err(|reason| Failure::Failed(format!("ai-gateway: {reason}")))
 }
 
-fn print(text: &str) -> Result<(), Failure> {
-    writeln!(std::io::stdout(), "{text}")
-        .map_err(|error| Failure::Failed(format!("ai-gateway: cannot write: {error}")))
-}
-
 fn check(file: &Path) -> Result<(), Failure> {
     let loaded = load(Some(file))?;
     for warning in &loaded.warnings {
         print(&format!("warning: {warning}"))?;
     }
     print(&format!("{}: ok", file.display()))
-}
-
-fn new_key(name: &str) -> Result<(), Failure> {
-    if name.is_empty() || name.contains(|c: char| c.is_control()) {
-        return Err(Failure::Wrong(
-            "ai-gateway: --name: expected a name without control characters".to_owned(),
-        ));
-    }
-    let mut secret = [0; 32];
-    getrandom::fill(&mut secret)
-        .map_err(|error| Failure::Failed(format!("ai-gateway: no randomness: {error}")))?;
-    let key = format!("sk-{}", hex::encode(secret));
-    let hash = KeyHash::of(key.as_bytes());
-    // A name that is plain in YAML too stands as it is.
-    let plain = name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.len() > 3
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        && !["true", "false", "null"].contains(&name.to_ascii_lowercase().as_str());
-    let quoted = if plain { name.to_owned() } else { serde_json::Value::from(name).to_string() };
-    print(&format!(
-        "# The key, shown this once:\n{key}\n\n# For `auth.keys` of the file, which holds only its hash:\n\
-         - name: {quoted}\n  sha256: {hash}"
-    ))
-}
-
-fn hash_key() -> Result<(), Failure> {
-    let mut text = String::new();
-    let read = std::io::stdin().take(64 << 10).read_to_string(&mut text);
-    read.map_err(|error| Failure::Failed(format!("ai-gateway: cannot read the key: {error}")))?;
-    let key = text.trim();
-    if key.is_empty() {
-        return Err(Failure::Wrong("ai-gateway: expected a key on standard input".to_owned()));
-    }
-    print(&KeyHash::of(key.as_bytes()).to_string())
 }
 
 /// Asks `/health` of the first listener, and prints what it says.

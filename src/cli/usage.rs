@@ -8,7 +8,8 @@ use jiff::civil::Date;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::{Failure, ask, print, reachable};
+use super::{Failure, print};
+use crate::{ask, reachable};
 
 const COLUMNS: [&str; 10] = [
     "day",
@@ -84,7 +85,7 @@ impl From<store::Row> for Row {
     }
 }
 
-pub(super) fn show(settings: &Settings, of: &Filter, csv: bool) -> Result<(), Failure> {
+pub(crate) fn show(settings: &Settings, of: &Filter, csv: bool) -> Result<(), Failure> {
     let rows = match &settings.usage {
         Some(path) => store::read(path, of)
             .map(|rows| rows.into_iter().map(Row::from).collect())
