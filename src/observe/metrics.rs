@@ -100,6 +100,8 @@ pub struct Metrics {
     disconnects: IntCounterVec,
     server_up: GaugeVec,
     server_slots: GaugeVec,
+    reloads: IntCounterVec,
+    last_reload: Gauge,
     pub log_lines_dropped: IntCounter,
     /// All requests, whatever became of them.
     pub total: IntCounter,
@@ -224,6 +226,13 @@ impl Metrics {
                 "Slots of a server, by state.",
                 &["upstream", "server", "state"],
             )?,
+            reloads: table.counters(
+                "config_reloads_total",
+                "Reloads of the file or of the keys file, by result.",
+                &["result"],
+            )?,
+            last_reload: table
+                .float("config_last_reload_successful", "1 if the last reload was taken, of either file.")?,
             log_lines_dropped: table
                 .counter("log_lines_dropped_total", "Access log lines that could not be written in time.")?,
             total: IntCounter::new("all", "Not exported: the sum for /stats.")?,
@@ -234,12 +243,7 @@ impl Metrics {
         labels.keys.iter().for_each(|key| metrics.know_key(key));
         let build = table.floats("build_info", "1; the version stands in the label.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
-        let reloads =
-            table.counters("config_reloads_total", "Reloads of the file, by result.", &["result"])?;
-        for result in ["success", "failure"] {
-            reloads.with_label_values(&[result]);
-        }
-        table.float("config_last_reload_successful", "1 if the last reload of the file was taken.")?.set(1.0);
+        metrics.last_reload.set(1.0);
         metrics.begin(labels);
         Ok(metrics)
     }
@@ -269,6 +273,9 @@ impl Metrics {
         }
         for reason in ["connect", "broken"] {
             self.retries.with_label_values(&[reason]);
+        }
+        for result in ["success", "failure"] {
+            self.reloads.with_label_values(&[result]);
         }
         for (upstream, server) in &labels.servers {
             self.server_up.with_label_values(&[upstream.as_str(), server]);
@@ -344,6 +351,12 @@ impl Metrics {
     /// Another try after one that failed: `connect` (nothing was sent) or `broken` (the connection broke off).
     pub fn retried(&self, reason: &str) {
         self.retries.with_label_values(&[reason]).inc();
+    }
+
+    /// A file was read again, and taken or not.
+    pub fn reloaded(&self, taken: bool) {
+        self.reloads.with_label_values(&[if taken { "success" } else { "failure" }]).inc();
+        self.last_reload.set(f64::from(u8::from(taken)));
     }
 
     pub fn disconnected(&self, phase: Phase) {

@@ -3,6 +3,7 @@
 mod drain;
 mod listen;
 mod probe;
+mod reload;
 mod usage;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::proxy::{Gateway, Proxy};
 
 use self::drain::{Drain, Signals};
 use self::probe::Prober;
+use self::reload::KeysReload;
 use self::usage::Bookkeeper;
 
 /// How the process was started.
@@ -46,6 +48,7 @@ pub fn run(loaded: Loaded, launch: Launch) -> Result<(), String> {
     }
 
     let gateway = Arc::new(Gateway::new(settings)?);
+    let keys_reload = KeysReload::new(&gateway).map_err(|error| format!("no working folder: {error}"))?;
     let mut server = Server::new_with_opt_and_conf(
         Some(Opt { upgrade: launch.upgrade, daemon: launch.daemon, ..Opt::default() }),
         conf,
@@ -55,6 +58,10 @@ pub fn run(loaded: Loaded, launch: Launch) -> Result<(), String> {
     let prober = server.add_service(background_service("prober", Prober(Arc::clone(&gateway))));
     server.add_service(background_service("drain", Drain(Arc::clone(&gateway))));
     server.add_service(background_service("bookkeeper", Bookkeeper(Arc::clone(&gateway))));
+
+    if let Some(reload) = keys_reload {
+        server.add_service(background_service("keys", reload));
+    }
 
     let mut callers = pingora_proxy::http_proxy_service(&server.configuration, Proxy(Arc::clone(&gateway)));
     for address in &addresses.callers {
