@@ -11,10 +11,10 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The `curl` commands of a page's shell blocks.
-fn curls(page: &str) -> Vec<&str> {
+/// The lines of a page's shell blocks that begin so.
+fn commands<'a>(page: &'a str, begin: &str) -> Vec<&'a str> {
     let blocks = page.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
-    blocks.flat_map(str::lines).map(str::trim).filter(|line| line.starts_with("curl ")).collect()
+    blocks.flat_map(str::lines).map(str::trim).filter(|line| line.starts_with(begin)).collect()
 }
 
 async fn passes(gateway: &Gateway, command: &str) {
@@ -29,11 +29,43 @@ async fn every_curl_command_works() {
     let llama = llama::scripted().start().await;
     let gateway = gateway::bare(&llama.url()).start().await;
     let pages = ["README.md", "docs/OBSERVE.md"].map(page);
-    let commands: Vec<&str> = pages.iter().flat_map(|page| curls(page)).collect();
+    let commands: Vec<&str> = pages.iter().flat_map(|page| commands(page, "curl ")).collect();
     assert!(commands.len() >= 3, "{commands:?}");
     for command in commands {
         passes(&gateway, command).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_people_get_keys() {
+    let page = page("docs/SHARE.md");
+    let folder = gateway::Folder::new("share");
+    let yaml = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a file");
+    let file = folder.file("gateway.yaml", &yaml.replace("\n   ", "\n").replacen("   ", "", 1));
+    let path = format!("{}:/usr/bin:/bin", gateway::binary().with_file_name("").display());
+    let sh = |command: &str, key: &str, address: &str| {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", command]).current_dir(file.with_file_name("")).env("PATH", &path);
+        let output =
+            sh.env("OPENAI_API_KEY", key).env("OPENAI_BASE_URL", address).output().expect("there is a shell");
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    let add = [commands(&page, "ai-gateway key add"), commands(&page, "for name")].concat();
+    let said: Vec<String> = add.iter().map(|command| sh(command, "", "")).collect();
+    let alice = &said[0];
+    assert!(said.len() == 3 && alice.starts_with("sk-") && said[2].lines().count() == 4, "{said:?}");
+    sh(commands(&page, "ai-gateway check")[0], "", "");
+
+    let llama = llama::scripted().start().await;
+    let auth = format!("auth: {{keys_file: {}}}", file.with_file_name("keys.yaml").display());
+    let gateway = gateway::before(&llama).yaml(&auth).start().await;
+    let curl = commands(&page, "curl \"$OPENAI")[0].replace("curl ", "curl --fail -sS ");
+    let answer = sh(&curl, alice, &format!("http://{}/v1", gateway.address()));
+    assert!(answer.contains("choices"), "{answer}");
+    assert_eq!(sh(commands(&page, "ai-gateway key list")[0], "", "").lines().count(), 1 + 6);
+    sh(commands(&page, "ai-gateway key revoke")[0], "", "");
+    assert_eq!(sh(commands(&page, "ai-gateway key list")[0], "", "").lines().count(), 1 + 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

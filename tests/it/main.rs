@@ -13,6 +13,7 @@ mod proxy;
 mod bodies;
 mod refuse;
 mod auth;
+mod keys;
 mod limit;
 mod token;
 mod budget;
