@@ -271,7 +271,9 @@ impl Context {
 
     /// Gives back what the request holds of servers and limits, as soon as its answer has ended.
     pub(super) fn release(&mut self) {
-        if let (Some(_), Some(job)) = (&self.route.lease, &self.job) {
+        if let (Some(_), Some(job)) = (&self.route.lease, &self.job)
+            && job.endpoint.takes_slot()
+        {
             let held = self.gateway.clock.now().saturating_sub(self.route.leased_at);
             job.resolved.upstream.note_held(held);
         }
