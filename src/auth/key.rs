@@ -105,3 +105,19 @@ pub struct Key {
     /// Networks it may come from; empty: any.
     pub from: Vec<IpNet>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        let patterns = Patterns::new(&["qwen*", "a.b"]);
+        for (model, allowed) in
+            [("qwen2.5-3b", true), ("qwen", true), ("a.b", true), ("axb", false), ("llama", false)]
+        {
+            assert_eq!(patterns.allow(model), allowed, "{model}");
+        }
+        assert_eq!(patterns.to_string(), "qwen*, a.b");
+    }
+}

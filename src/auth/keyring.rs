@@ -5,6 +5,7 @@
 //! next to it: so it takes the steps of one that has expired, and a hundred thousand keys cost about what ten cost
 //! (`examples/key_lookup.rs` measures both).
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -14,64 +15,66 @@ use super::key::{Key, KeyHash};
 
 /// Who presented a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caller<'a> {
-    /// The key's place in the file; the same for its limits.
+pub struct Caller {
+    /// The key's place among those of the keyring.
     pub index: usize,
-    pub name: &'a str,
 }
 
-/// The keys of one configuration.
+/// What is asked of every key.
 #[derive(Debug)]
 pub struct Keyring {
-    keys: Vec<Key>,
     /// Every hash, in order.
     entries: Vec<Entry>,
     /// Where among the entries those begin whose hashes begin with these bits, for all such beginnings, and their end.
     /// Hashes are even: there is about one entry for each.
     begins: Vec<u32>,
+    /// Where keys may come from: each list once, so that those in use are near.
+    origins: Vec<Vec<IpNet>>,
 }
 
 /// A hash, and what decides whether it counts.
 #[derive(Debug)]
 struct Entry {
     hash: KeyHash,
-    /// Of its key.
-    index: usize,
+    /// The place of its key, and of the key's list of origins.
+    index: u32,
+    origins: u32,
     expires: Timestamp,
-    from: Box<[IpNet]>,
 }
 
 impl Keyring {
     pub fn new(keys: Vec<Key>) -> Self {
         let mut entries = Vec::with_capacity(keys.len());
-        for (index, key) in keys.iter().enumerate() {
-            let expires = key.expires.unwrap_or(Timestamp::MAX);
-            let entry = |hash: &KeyHash| Entry { hash: *hash, index, expires, from: key.from.clone().into() };
-            entries.extend(key.hashes.iter().map(entry));
+        let mut origins = Vec::new();
+        let mut known = HashMap::new();
+        for (index, Key { hashes, expires, from, .. }) in keys.into_iter().enumerate() {
+            let place = *known.entry(from).or_insert_with_key(|from| {
+                origins.push(from.clone());
+                small(origins.len() - 1)
+            });
+            let expires = expires.unwrap_or(Timestamp::MAX);
+            let entry = |hash| Entry { hash, index: small(index), origins: place, expires };
+            entries.extend(hashes.into_iter().map(entry));
         }
         entries.sort_unstable_by_key(|entry| entry.hash.prefix());
         let beginnings = entries.len().next_power_of_two();
-        let begin = |at: usize| {
-            let begin = entries.partition_point(|entry| beginning(&entry.hash, beginnings) < at);
-            u32::try_from(begin).expect("a file of so many keys is larger than any that is read")
-        };
+        let begin =
+            |at: usize| small(entries.partition_point(|entry| beginning(&entry.hash, beginnings) < at));
         let begins = (0..=beginnings).map(begin).collect();
-        Self { keys, entries, begins }
+        Self { entries, begins, origins }
     }
 
     /// Who presents this text now, from there. Unknown, expired and from elsewhere look alike.
-    pub fn identify(&self, text: &[u8], from: IpAddr, now: Timestamp) -> Option<Caller<'_>> {
+    pub fn identify(&self, text: &[u8], from: IpAddr, now: Timestamp) -> Option<Caller> {
         let hash = KeyHash::of(text);
         let near = self.near(&hash);
         let found = near.iter().position(|entry| entry.hash == hash);
         let entry = near.get(found.unwrap_or_default())?;
         let in_time = now < entry.expires;
         let from = from.to_canonical();
-        let in_place = entry.from.is_empty() || entry.from.iter().any(|network| network.contains(&from));
-        if !(found.is_some() & in_time & in_place) {
-            return None;
-        }
-        Some(Caller { index: entry.index, name: &self.keys[entry.index].name })
+        let origins = &self.origins[entry.origins as usize];
+        let in_place = origins.is_empty() || origins.iter().any(|network| network.contains(&from));
+        (found.is_some() & in_time & in_place).then_some(Caller { index: entry.index as usize })
     }
 
     /// The entries whose hashes begin as this one does; at least one, if there is any.
@@ -81,15 +84,11 @@ impl Keyring {
         let begin = begin.min(self.entries.len().saturating_sub(1));
         &self.entries[begin..end.max(begin + 1).min(self.entries.len())]
     }
+}
 
-    /// Whether a key may use a model, by the name that callers use.
-    pub fn may_use(&self, index: usize, model: &str) -> bool {
-        self.keys.get(index).is_some_and(|key| key.models.as_ref().is_none_or(|models| models.allow(model)))
-    }
-
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.keys.iter().map(|key| key.name.as_str())
-    }
+/// Half the size keeps an entry within a line of the processor's cache.
+fn small(place: usize) -> u32 {
+    u32::try_from(place).expect("a file of so many keys is larger than any that is read")
 }
 
 /// The number of the hash's first bits, of so many (a power of two).
@@ -118,13 +117,12 @@ pub fn presented<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Patterns;
 
     fn key(name: &str, text: &str, expires: Option<&str>, from: &[&str]) -> Key {
         Key {
             name: name.to_owned(),
             hashes: vec![KeyHash::of(text.as_bytes())],
-            models: Some(Patterns::new(&["qwen*"])),
+            models: None,
             expires: expires.map(|time| time.parse().expect("a time")),
             from: from.iter().map(|network| network.parse().expect("a network")).collect(),
         }
@@ -141,7 +139,7 @@ mod tests {
         let who = |text: &str, from: &str, time: &str| {
             keyring
                 .identify(text.as_bytes(), from.parse().expect("an address"), now(time))
-                .map(|caller| caller.name)
+                .map(|caller| ["alice", "bob", "carol"][caller.index])
         };
         let (then, later) = ("2025-12-31T23:59:59Z", "2026-01-01T00:00:00Z");
         assert_eq!(who("sk-a", "192.0.2.1", later), Some("alice"));
@@ -150,7 +148,6 @@ mod tests {
         assert_eq!(who("sk-b", "192.0.2.1", later), None);
         assert_eq!(who("sk-c", "::ffff:10.1.2.3", later), Some("carol"));
         assert_eq!(who("sk-c", "192.0.2.1", later), None);
-        assert!(keyring.may_use(0, "qwen2.5-3b") && !keyring.may_use(0, "llama"));
     }
 
     #[test]
@@ -163,7 +160,7 @@ mod tests {
                 keyring.identify(text.as_bytes(), from, Timestamp::UNIX_EPOCH)
             };
             for at in 0..count {
-                assert_eq!(who(&name(at)), Some(Caller { index: at, name: &name(at) }));
+                assert_eq!(who(&name(at)), Some(Caller { index: at }));
                 assert_eq!(who(&name(at + count)), None);
             }
             assert_eq!(who(""), None);
