@@ -25,6 +25,9 @@ pub(super) struct Auth {
     pub(super) keys_file: Option<PathBuf>,
 }
 
+/// Headers that name nobody.
+const SECRET_HEADERS: [&str; 4] = ["authorization", "x-api-key", "cookie", "proxy-authorization"];
+
 /// The keys read so far, and where each name and hash was first seen.
 #[derive(Default)]
 pub(super) struct Register {
@@ -173,7 +176,13 @@ impl Register {
         let user_limits = section.section("user_limits", allowance);
         let budgets = section.take("budget").map(|field| budgets(&field)).unwrap_or_default();
         let answers = section.value("cache", value::answers);
-        let user_header = section.value("user_header", value::header_name);
+        let user_header = section.value("user_header", |text| match value::header_name(text)? {
+            // It is written into logs.
+            name if SECRET_HEADERS.contains(&name.as_str()) => {
+                Err(format!("`{name}` holds a secret, which would be in every log line; name another header"))
+            }
+            name => Ok(name),
+        });
 
         let models = models.map(|models| Patterns::new(&models));
         let key = Key { name: name?.to_string(), hashes, models, expires, from: from.unwrap_or_default() };

@@ -13,6 +13,9 @@ use super::subjects::{Allows, Refused, Spent};
 /// Users of one key that are told apart; those beyond share one quota.
 const USERS_MAX: usize = 10_000;
 
+/// When what is reserved of a budget may have been settled: a guess.
+const SETTLES_IN: Duration = Duration::from_secs(1);
+
 /// What a key is allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grant {
@@ -131,20 +134,35 @@ impl Account {
             return Ok(None);
         }
         let mut sum = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        for budget in &self.grant.budgets {
-            let spent = spent(budget);
-            let (used, asked) = match budget.goods {
-                Goods::Requests => (spent.requests.saturating_add(sum.requests), 1),
-                Goods::Tokens => (spent.tokens.saturating_add(sum.tokens), tokens),
-            };
-            if used.saturating_add(asked) > budget.amount {
-                let allows = Allows::Budget { budget: *budget, asked, used };
-                return Err(Refused { limit: Limit::BUDGET, wait: Some(spent.ends_in), allows, level: None });
-            }
-        }
+        self.check(&sum, tokens, &spent)?;
         sum.requests += 1;
         sum.tokens = sum.tokens.saturating_add(tokens);
         Ok(Some(Reserved { tokens, sum: Arc::clone(&self.reserved) }))
+    }
+
+    /// Whether a request with so many tokens is within the budgets. Reserves nothing.
+    pub(super) fn would_reserve(&self, tokens: u64, spent: impl Fn(&Budget) -> Spent) -> Result<(), Refused> {
+        let sum = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check(&sum, tokens, &spent)
+    }
+
+    fn check(&self, sum: &Sum, tokens: u64, spent: &impl Fn(&Budget) -> Spent) -> Result<(), Refused> {
+        for budget in &self.grant.budgets {
+            let spent = spent(budget);
+            let (used, reserved, asked) = match budget.goods {
+                Goods::Requests => (spent.requests, sum.requests, 1),
+                Goods::Tokens => (spent.tokens, sum.tokens, tokens),
+            };
+            let used = used.saturating_add(reserved);
+            if used.saturating_add(asked) > budget.amount {
+                // What is reserved may come back.
+                let spent_up = (used - reserved).saturating_add(asked) > budget.amount;
+                let wait = if spent_up { spent.ends_in } else { SETTLES_IN };
+                let allows = Allows::Budget { budget: *budget, asked, used, spent_up };
+                return Err(Refused { limit: Limit::BUDGET, wait: Some(wait), allows, level: None });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -170,13 +188,15 @@ mod tests {
             |requests, tokens| move |_: &Budget| Spent { requests, tokens, ends_in: Duration::from_secs(9) };
         let one = account.reserve(600, spent(0, 0)).expect("it fits");
         let refused = account.reserve(401, spent(0, 0)).expect_err("600 are reserved");
+        assert_eq!(refused.wait, Some(SETTLES_IN), "they may come back");
+        assert_eq!(refused.allows, Allows::Budget { budget: tokens, asked: 401, used: 600, spent_up: false });
+        let refused = account.would_reserve(1001, spent(0, 0)).expect_err("more than there is");
         assert_eq!(refused.wait, Some(Duration::from_secs(9)));
-        assert_eq!(refused.allows, Allows::Budget { budget: tokens, asked: 401, used: 600 });
         let two = account.reserve(400, spent(0, 0)).expect("it fits exactly");
         drop(one);
         let three = account.reserve(300, spent(1, 300)).expect("what was used is less than was reserved");
         let refused = account.reserve(0, spent(1, 300)).expect_err("three requests");
-        assert_eq!(refused.allows, Allows::Budget { budget: requests, asked: 1, used: 3 });
+        assert_eq!(refused.allows, Allows::Budget { budget: requests, asked: 1, used: 3, spent_up: false });
         drop((two, three));
     }
 

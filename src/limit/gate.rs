@@ -16,26 +16,33 @@ pub struct Gate {
     gateway: Arc<Quota>,
     /// By the model rule's place.
     models: Vec<Option<Arc<Quota>>>,
+    /// Under which rule's place a key's requests are counted, by the rule's place.
+    key_places: Vec<usize>,
     /// Whether requests are limited by model too.
     by_model: bool,
     addresses: Option<Shield>,
 }
 
 impl Gate {
-    /// `models`: by the rule's place; rules that share a quota name the place of the first. `keys_by_model`: keys are
-    /// limited with each model as well.
-    pub fn new(gateway: Allowance, models: &[ModelShare], keys_by_model: bool, ip: Option<Rate>) -> Self {
-        let mut quotas: Vec<Option<Arc<Quota>>> = Vec::new();
-        for model in models {
-            quotas.push(match model {
-                ModelShare::Own(allowance) if *allowance == Allowance::default() => None,
-                ModelShare::Own(allowance) => Some(Arc::new(Quota::new(*allowance))),
-                ModelShare::Of(first) => quotas.get(*first).cloned().flatten(),
-            });
+    /// `models`: by the rule's place. `key_places`: the same of keys with each model; empty where none is limited so.
+    pub fn new(gateway: Allowance, models: &[ModelShare], key_places: Vec<usize>, ip: Option<Rate>) -> Self {
+        let own = |model: &ModelShare| match model {
+            ModelShare::Own(allowance) if *allowance != Allowance::default() => {
+                Some(Arc::new(Quota::new(*allowance)))
+            }
+            _ => None,
+        };
+        let mut quotas: Vec<Option<Arc<Quota>>> = models.iter().map(own).collect();
+        for (place, model) in models.iter().enumerate() {
+            // Its model may stand before it or after.
+            if let ModelShare::Of(meant) = model {
+                quotas[place] = quotas.get(*meant).cloned().flatten();
+            }
         }
         Self {
             gateway: Arc::new(Quota::new(gateway)),
-            by_model: keys_by_model || quotas.iter().any(Option::is_some),
+            by_model: !key_places.is_empty() || quotas.iter().any(Option::is_some),
+            key_places,
             models: quotas,
             addresses: ip.map(Shield::new),
         }
@@ -71,7 +78,8 @@ impl Gate {
         if let Some(Some(quota)) = self.models.get(rule) {
             subjects.add(Scope::Model, Arc::clone(quota));
         }
-        if let Some(quota) = account.and_then(|account| account.model(rule)) {
+        let place = self.key_places.get(rule);
+        if let Some(quota) = place.and_then(|place| account?.model(*place)) {
             subjects.add(Scope::KeyModel, Arc::clone(quota));
         }
     }

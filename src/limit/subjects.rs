@@ -1,7 +1,7 @@
 //! What one request is subject to: all of its limits must admit, and a refusal costs nothing.
 //!
 //! Each bucket has a lock of its own, held for some nanoseconds and never across an await. A request holds the locks
-//! of all buckets that must admit it at once, always in the order of [`SCOPES`], so that no refusal by one takes from
+//! of all buckets that must admit it at once, always in the order of `SCOPES`, so that no refusal by one takes from
 //! another even for a moment: never one more than a bucket allows, and never one fewer.
 
 use std::sync::{Arc, MutexGuard};
@@ -17,7 +17,7 @@ use super::rate::Rate;
 /// The order of locks, and of refusals.
 const SCOPES: [Scope; 5] = [Scope::Gateway, Scope::Key, Scope::User, Scope::Model, Scope::KeyModel];
 
-/// The quotas of one request, by their places in [`SCOPES`].
+/// The quotas of one request, by their places in `SCOPES`.
 #[derive(Debug, Clone, Default)]
 pub struct Subjects([Option<Arc<Quota>>; SCOPES.len()]);
 
@@ -42,7 +42,8 @@ pub enum Allows {
     /// Tokens in a time, of which the request asks for so many; `left`: as many as there are.
     Tokens { rate: Rate, asked: u64, left: u64 },
     /// An amount in a calendar period, so much of which is used or reserved.
-    Budget { budget: Budget, asked: u64, used: u64 },
+    /// `spent_up`: what is spent alone leaves too little.
+    Budget { budget: Budget, asked: u64, used: u64, spent_up: bool },
 }
 
 /// An admitted request: its places among those at once are returned when this is dropped.
@@ -123,6 +124,20 @@ impl Subjects {
         }
         buckets.iter_mut().for_each(|(.., bucket)| bucket.take(1, now));
         Ok(Permit { _places: places, level: tightest(&buckets, now) })
+    }
+
+    /// Whether so many tokens could be reserved now. Takes nothing.
+    pub fn would_reserve(
+        &self,
+        account: Option<&Arc<Account>>,
+        tokens: u64,
+        now: Duration,
+        spent: impl Fn(&Budget) -> Spent,
+    ) -> Result<(), Refused> {
+        if let Some(refused) = refusal(&self.lock(Kind::Tokens), Kind::Tokens, tokens, now) {
+            return Err(refused);
+        }
+        account.map_or(Ok(()), |account| account.would_reserve(tokens, spent))
     }
 
     /// Reserves tokens, and within the budgets of `account` also the request itself; `spent` tells what has been

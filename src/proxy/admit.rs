@@ -18,6 +18,7 @@ use crate::wire::{self, Astray, Endpoint, HEADERS_KEYED, Model, Own, Target, Wor
 use super::ask::{Aboard, Hit, ask};
 use super::body::{self, Stop};
 use super::context::{Asked, Caller, Context, InFlight, Job, Keep};
+use super::cost;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::understood::{Understood, understand};
@@ -25,7 +26,7 @@ use super::understood::{Understood, understand};
 /// More than any client of these protocols sends.
 const HEADERS_BYTES_MAX: usize = 32 << 10;
 
-/// A longer name of a user is none.
+/// Of a longer name of a user, the beginning counts.
 const USER_BYTES_MAX: usize = 256;
 
 /// What becomes of a request that nothing refused.
@@ -100,7 +101,7 @@ pub(super) async fn admit(
 
     let control = cache_control(session);
     let keep = keep(gateway, session, endpoint, &understood, &resolved, &mut ctx.asked, control);
-    let demand = understood.demand(endpoint);
+    let demand = understood.demand(endpoint, cost::minds_tokens(&ctx.asked));
     let prompt = understood.prompt(&resolved);
     let body = understood.forwarded(body, &resolved);
     Ok(ask(gateway, ctx, Job { endpoint, body, resolved, keep, demand, prompt }, control).await?)
@@ -157,10 +158,11 @@ fn identify(gateway: &Gateway, session: &Session, from: IpAddr) -> Result<Option
     Ok(Some(Caller { member, user }))
 }
 
-/// The name of a user, within bounds.
+/// The name of a user: what is too long or no UTF-8 is a name too, or it would be a way around the limits.
 fn user(value: &http::HeaderValue) -> Option<String> {
-    let name = value.to_str().ok()?.trim();
-    (!name.is_empty() && name.len() <= USER_BYTES_MAX).then(|| name.to_owned())
+    let bytes = value.as_bytes().trim_ascii();
+    let name = String::from_utf8_lossy(&bytes[..bytes.len().min(USER_BYTES_MAX)]).into_owned();
+    (!name.is_empty()).then_some(name)
 }
 
 fn resolve(gateway: &Gateway, model: Option<&Model>, asked: &mut Asked) -> Result<Resolved, Refusal> {

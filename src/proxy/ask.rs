@@ -31,7 +31,7 @@ pub(super) struct Hit {
 pub(super) struct Aboard {
     pub(super) follower: Follower<Refusal>,
     pub(super) keep: Keep,
-    job: Job,
+    pub(super) job: Job,
     age_max: Option<Duration>,
 }
 
@@ -52,8 +52,8 @@ pub(super) async fn ask(
     job: Job,
     control: Control,
 ) -> Result<Verdict, Refusal> {
-    let verdict = seek(gateway, ctx, job, control).await?;
-    if let Verdict::Forward(job) = &verdict
+    let mut verdict = seek(gateway, ctx, job, control).await?;
+    if let Verdict::Forward(job) = &mut verdict
         && let Err(refusal) = cost::reserve(gateway, ctx, job).await
     {
         // That concerns this caller alone: one of its followers makes the answer.

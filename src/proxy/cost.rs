@@ -9,32 +9,47 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
-use crate::limit::{Budget, Span, Spent};
+use crate::limit::{Budget, Goods, Span, Spent};
 use crate::route::Server;
 use crate::store::Period;
 use crate::wire::{Demand, Prompt};
 
-use super::context::{Context, Job};
+use super::context::{Asked, Context, Job};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 
-/// A server that takes longer to count is not waited for.
+/// A server that takes longer to count a request's prompts is not waited for.
 const COUNT_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Texts that a server is asked to tokenise for one request; more are estimated.
-const TEXTS_MAX: usize = 16;
+/// Whether a limit or a budget of tokens applies.
+pub(super) fn minds_tokens(asked: &Asked) -> bool {
+    let budgets = asked.caller.as_ref().map_or(&[][..], |caller| &caller.member.account.grant().budgets);
+    asked.subjects.limit_tokens() || budgets.iter().any(|budget| budget.goods == Goods::Tokens)
+}
 
 /// Reserves what a request may cost, or says which limit or budget does not allow it.
-pub(super) async fn reserve(gateway: &Gateway, ctx: &mut Context, job: &Job) -> Result<(), Refusal> {
+pub(super) async fn reserve(gateway: &Gateway, ctx: &mut Context, job: &mut Job) -> Result<(), Refusal> {
     let account = ctx.asked.caller.as_ref().map(|caller| caller.member.account.clone());
     let budgets = account.as_ref().is_some_and(|account| !account.grant().budgets.is_empty());
-    if !ctx.asked.subjects.limit_tokens() && !budgets {
+    if !minds_tokens(&ctx.asked) && !budgets {
         return Ok(());
     }
-    let prompt = prompt_tokens(gateway, job).await;
-    let tokens = prompt.saturating_add(job.demand.completion_tokens);
     let spent = |budget: &Budget| spent(gateway, ctx.asked.key().unwrap_or_default(), budget);
+    // What does not fit whatever its prompt is need not be counted.
+    let least = job.demand.completion_tokens;
+    let fits = ctx.asked.subjects.would_reserve(account.as_ref(), least, gateway.clock.now(), spent);
+    if let Err(refused) = fits {
+        ctx.asked.tokens = refused.level;
+        return Err(Refusal::Limited(refused));
+    }
+    let prompt = match minds_tokens(&ctx.asked) {
+        true => timeout(COUNT_TIME_MAX, prompt_tokens(gateway, job)).await.unwrap_or(job.demand.estimate),
+        false => 0,
+    };
+    job.demand.prompt = Prompt::None;
+    let tokens = prompt.saturating_add(job.demand.completion_tokens);
     let reservation = ctx.asked.subjects.reserve(account.as_ref(), tokens, gateway.clock.now(), spent);
     let level = reservation.as_ref().map_or_else(|refused| refused.level, |reservation| reservation.level);
     ctx.asked.tokens = level;
@@ -79,7 +94,6 @@ async fn prompt_tokens(gateway: &Gateway, job: &Job) -> u64 {
             let counted = count(gateway, &server, path, job.body.clone(), "input_tokens").await;
             counted.unwrap_or(*estimate)
         }
-        (Prompt::Texts { texts, .. }, _) if texts.len() > TEXTS_MAX => *estimate,
         (Prompt::Texts { texts, tokens }, Some(server)) => {
             let mut sum = *tokens;
             for text in texts {

@@ -36,7 +36,8 @@ pub(super) async fn follow(
         if let Some(head) = head.as_ref().filter(|head| live && is_stream(head)) {
             // It is no longer this caller's business to make the answer.
             ctx.guards.body = None;
-            let Aboard { follower, .. } = aboard;
+            let Aboard { follower, job, .. } = aboard;
+            drop(job);
             return stream(gateway, session, ctx, follower, head, held, news.landing).await.map(|()| None);
         }
         if let Some(landing) = news.landing {

@@ -170,7 +170,12 @@ fn gate(settings: &Settings) -> Gate {
     };
     let shares: Vec<_> = models.iter().map(share).collect();
     let by_model = models.iter().any(|model| model.key_limits.or(limits.key_model) != Allowance::default());
-    Gate::new(limits.gateway, &shares, by_model, limits.ip)
+    let key_place = |(own, model): (usize, &ModelSettings)| match place(model) {
+        Some(meant) if model.key_limits == Allowance::default() => meant,
+        _ => own,
+    };
+    let key_places = models.iter().enumerate().filter(|_| by_model).map(key_place).collect();
+    Gate::new(limits.gateway, &shares, key_places, limits.ip)
 }
 
 fn labels(settings: &Settings, fleet: &Fleet) -> Labels {

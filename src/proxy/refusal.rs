@@ -274,19 +274,20 @@ fn limited(refused: &Refused) -> Told {
                 frees(refused.wait)
             ),
         ),
-        Allows::Budget { budget, asked, used } => (
+        Allows::Budget { budget, asked, used, .. } => (
             "budget_exceeded",
             format!(
                 "The budget `{limit}` of {budget} has {used} used or reserved, and this request may take {asked}; it \
-                 begins anew in {} s.",
+                 frees in {} s.",
                 refused.wait.unwrap_or_default().as_secs()
             ),
         ),
     };
     let is_budget = matches!(refused.allows, Allows::Budget { .. });
+    let spent_up = matches!(refused.allows, Allows::Budget { spent_up: true, .. });
     let never = matches!(refused.allows, Allows::Tokens { .. }) && refused.wait.is_none();
     // How long a generation will take is not known; a second is a polite guess.
     let wait = refused.wait.or((!never).then_some(Duration::from_secs(1)));
     let kind = if is_budget { "insufficient_quota" } else { "rate_limit_error" };
-    Told { retry_after: wait, final_word: is_budget || never, ..told(429, code, kind, message) }
+    Told { retry_after: wait, final_word: spent_up || never, ..told(429, code, kind, message) }
 }

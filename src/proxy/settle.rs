@@ -7,7 +7,6 @@ use crate::wire::Usage;
 
 use super::context::Context;
 use super::gateway::Gateway;
-use super::tap::Tap;
 
 /// nginx's status for a caller that left before its answer was whole.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -69,13 +68,23 @@ fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
         generation_ms: 0,
     };
     // Hits and shared answers cost a request and no tokens.
-    if ctx.job.is_some() {
+    if let Some(job) = &ctx.job {
         let cut_off = ctx.has_left();
-        let seen = ctx.tap.as_ref().map_or(0, Tap::events);
+        // A stream has about one event a token. Of a plain answer that tells nothing, what it might have cost counts:
+        // otherwise whoever asks for an answer without its usage would ask for nothing.
+        let seen = match ctx.tap.as_ref() {
+            Some(tap) if tap.is_stream() => tap.events(),
+            _ if cut_off => 0,
+            _ => job.demand.completion_tokens,
+        };
         let milliseconds = |ms: Option<f64>| ms.unwrap_or_default().round() as u64;
-        used.prompt_tokens = usage.prompt_tokens.unwrap_or(asked.prompt_tokens);
-        // Of an answer that was cut off nothing is reported; a stream has about one event a token.
-        used.completion_tokens = usage.completion_tokens.unwrap_or(if cut_off { seen } else { 0 });
+        used.prompt_tokens = match usage.prompt_tokens {
+            // Of several prompts llama-server reports one.
+            Some(told) if job.demand.prompts > 1 => told.max(asked.prompt_tokens),
+            Some(told) => told,
+            None => asked.prompt_tokens,
+        };
+        used.completion_tokens = usage.completion_tokens.unwrap_or(seen);
         used.cached_tokens = usage.cached_prompt_tokens.unwrap_or_default();
         used.prefill_ms = milliseconds(usage.prefill_ms);
         used.generation_ms = milliseconds(usage.generation_ms);

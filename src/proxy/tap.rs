@@ -195,6 +195,10 @@ impl Tap {
         }
     }
 
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.kind, Kind::Stream(_))
+    }
+
     /// Events of a stream so far: about one a token.
     pub(super) fn events(&self) -> u64 {
         match &self.kind {

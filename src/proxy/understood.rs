@@ -50,10 +50,10 @@ impl Understood {
         matches!(self, Self::Json { stream: true, .. })
     }
 
-    /// What it may cost.
-    pub(super) fn demand(&self, endpoint: &Endpoint) -> Demand {
+    /// What it may cost; `counts`: the prompt is to be counted.
+    pub(super) fn demand(&self, endpoint: &Endpoint, counts: bool) -> Demand {
         match self {
-            Self::Json { document, .. } => wire::demand(endpoint, &document.members),
+            Self::Json { document, .. } => wire::demand(endpoint, &document.members, counts),
             Self::Form { .. } => Demand::default(),
         }
     }

@@ -195,10 +195,12 @@ fn connect(path: &Path, busy_wait_max: Duration) -> Result<Connection, Fault> {
 
 /// Whether there is nothing in the file yet. Fails where it is another program's, or a later version's.
 fn is_new(connection: &Connection) -> Result<bool, Fault> {
-    let number = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
-    // Both before the table: another process may be making the file.
+    // All at one moment: another process may be making the file.
+    let snapshot = connection.unchecked_transaction()?;
+    let number = |pragma: &str| snapshot.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
     let (application, schema) = (number("application_id")?, number("user_version")?);
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let tables: i64 = snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    drop(snapshot);
     match (application, schema) {
         (APPLICATION, SCHEMA) => Ok(false),
         (APPLICATION, later) => Err(Fault::Other(format!(

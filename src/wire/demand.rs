@@ -13,6 +13,9 @@ const MEDIA_TOKENS: u64 = 1000;
 /// What a message, a tool or a prompt costs beyond its text: its place in the template.
 const PLACE_TOKENS: u64 = 8;
 
+/// Texts that are counted for one request; more are estimated.
+const TEXTS_MAX: usize = 16;
+
 /// Bytes of text in a token, of ASCII and of other letters: off by a quarter for most texts (docs/SHARE.md has what was
 /// measured).
 const ASCII_BYTES_IN_A_TOKEN: u64 = 3;
@@ -29,6 +32,8 @@ pub struct Demand {
     pub prompt: Prompt,
     /// What the prompt is likely to be.
     pub estimate: u64,
+    /// How many prompts there are.
+    pub prompts: u64,
 }
 
 /// How the size of the prompt can be known.
@@ -45,8 +50,8 @@ pub enum Prompt {
     Unknown,
 }
 
-/// What a body asks of an endpoint.
-pub fn demand(endpoint: &Endpoint, body: &Map<String, Value>) -> Demand {
+/// What a body asks of an endpoint. `counts`: whether the prompt is to be counted, not only estimated.
+pub fn demand(endpoint: &Endpoint, body: &Map<String, Value>, counts: bool) -> Demand {
     let generates = endpoint.work == Work::Generate;
     let (prompt, prompts) = match endpoint.path {
         "/v1/chat/completions" | "/chat/completions" => {
@@ -61,6 +66,7 @@ pub fn demand(endpoint: &Endpoint, body: &Map<String, Value>) -> Demand {
         path if path.contains("rerank") => (Prompt::Unknown, 1),
         _ => return Demand::default(),
     };
+    let prompt = if counts { prompt } else { Prompt::Unknown };
     let completion_tokens = if generates {
         let bound = COMPLETION_MAX.iter().filter_map(|name| count(body.get(*name)?)).max();
         let choices = ["n", "n_cmpl"].iter().filter_map(|name| count(body.get(*name)?)).max();
@@ -68,7 +74,7 @@ pub fn demand(endpoint: &Endpoint, body: &Map<String, Value>) -> Demand {
     } else {
         0
     };
-    Demand { completion_tokens, estimate: body.values().map(estimate).sum(), prompt }
+    Demand { completion_tokens, estimate: body.values().map(estimate).sum(), prompt, prompts }
 }
 
 /// A number of tokens; negative ones mean no bound.
@@ -83,6 +89,7 @@ fn count(value: &Value) -> Option<u64> {
 fn texts(prompt: Option<&Value>) -> (Prompt, u64) {
     fn gather(value: &Value, texts: &mut Vec<String>, tokens: &mut u64) {
         match value {
+            _ if texts.len() > TEXTS_MAX => {}
             Value::String(text) => texts.push(text.clone()),
             Value::Array(items) => items.iter().for_each(|item| gather(item, texts, tokens)),
             Value::Object(members) => {
@@ -102,7 +109,8 @@ fn texts(prompt: Option<&Value>) -> (Prompt, u64) {
         Value::Array(items) if !items.iter().any(Value::is_number) => items.len().max(1),
         _ => 1,
     };
-    (Prompt::Texts { texts: found, tokens }, several as u64)
+    let known = found.len() <= TEXTS_MAX;
+    (if known { Prompt::Texts { texts: found, tokens } } else { Prompt::Unknown }, several as u64)
 }
 
 /// The likely number of tokens in all text of a value.
@@ -130,7 +138,7 @@ mod tests {
 
     fn asked(path: &str, body: &str) -> Demand {
         let Ok(Target::Server(endpoint)) = find(&Method::POST, path) else { panic!("{path} is an endpoint") };
-        demand(endpoint, &serde_json::from_str(body).expect("an object"))
+        demand(endpoint, &serde_json::from_str(body).expect("an object"), true)
     }
 
     #[test]

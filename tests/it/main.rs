@@ -17,6 +17,7 @@ mod keys;
 mod limit;
 mod token;
 mod budget;
+mod charge;
 mod cache;
 mod purge;
 mod memory;

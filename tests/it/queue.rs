@@ -53,7 +53,7 @@ async fn all_slots_of_all_servers_are_used_and_no_more() {
         callers.push(gateway.caller().await.ask(chat(&number.to_string())).await);
     }
     waiting(&gateway, 3.0).await;
-    assert_eq!((servers[0].requests(), servers[1].requests()), (2, 3));
+    eventually!((servers[0].requests(), servers[1].requests()) == (2, 3));
     servers.iter().for_each(Llama::release_all);
     for caller in callers {
         assert_eq!(caller.answering("POST").await.finish().await.0.status, 200);
@@ -72,7 +72,7 @@ async fn the_file_may_say_how_many_slots_there_are() {
         gateway.caller().await.ask(chat("3")).await,
     ];
     waiting(&gateway, 1.0).await;
-    assert_eq!(llama.requests(), 2);
+    eventually!(llama.requests() == 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,7 +26,7 @@ fn nothing(_: &Budget) -> Spent {
 
 #[test]
 fn a_refusal_by_one_bucket_costs_the_other_nothing() {
-    let gate = Gate::new(allowance(Some("1/h"), Some(3), None), &[], false, None);
+    let gate = Gate::new(allowance(Some("1/h"), Some(3), None), &[], Vec::new(), None);
     let (one, other) = (account(allowance(Some("1/h"), Some(1), None)), account(Allowance::default()));
     let now = Duration::from_secs(5);
     let admit = |account: &Account| refused(gate.subjects(Some(account), None, now).admit(now));
@@ -40,10 +40,10 @@ fn a_refusal_by_one_bucket_costs_the_other_nothing() {
 #[test]
 fn each_scope_refuses_by_its_own_name_and_an_alias_shares_its_models_limit() {
     let narrow = allowance(Some("1/h"), None, None);
-    let models = [ModelShare::Own(narrow), ModelShare::Of(0), ModelShare::Own(Allowance::default())];
-    let gate = Gate::new(Allowance::default(), &models, true, None);
+    let models = [ModelShare::Of(1), ModelShare::Own(narrow), ModelShare::Own(Allowance::default())];
+    let gate = Gate::new(Allowance::default(), &models, vec![1, 1, 2], None);
     let grant =
-        Grant { user: narrow, models: vec![Allowance::default(), narrow, narrow], ..Grant::default() };
+        Grant { user: narrow, models: vec![narrow, Allowance::default(), narrow], ..Grant::default() };
     let account = Account::new(grant);
     let now = Duration::from_secs(5);
     let admit = |user: Option<&str>, rule: usize| {
@@ -61,7 +61,7 @@ fn each_scope_refuses_by_its_own_name_and_an_alias_shares_its_models_limit() {
 
 #[test]
 fn a_place_returns_when_its_permit_is_dropped() {
-    let gate = Gate::new(allowance(None, None, Some(3)), &[], false, None);
+    let gate = Gate::new(allowance(None, None, Some(3)), &[], Vec::new(), None);
     let account = account(allowance(None, None, Some(2)));
     let now = Duration::ZERO;
     let admit = |account: Option<&Account>| gate.subjects(account, None, now).admit(now);
@@ -77,7 +77,7 @@ fn a_place_returns_when_its_permit_is_dropped() {
 
 #[test]
 fn threads_that_race_get_exactly_what_the_buckets_hold() {
-    let gate = Arc::new(Gate::new(allowance(Some("1/h"), Some(1000), None), &[], false, None));
+    let gate = Arc::new(Gate::new(allowance(Some("1/h"), Some(1000), None), &[], Vec::new(), None));
     let accounts: Vec<_> = (0..4).map(|_| account(allowance(Some("1/h"), Some(300), None))).collect();
     let threads: Vec<_> = (0..8)
         .map(|thread| {
@@ -94,7 +94,7 @@ fn threads_that_race_get_exactly_what_the_buckets_hold() {
 
 #[test]
 fn tokens_are_reserved_settled_and_given_back() {
-    let gate = Gate::new(Allowance::default(), &[], false, None);
+    let gate = Gate::new(Allowance::default(), &[], Vec::new(), None);
     let account = account(tokens("1000/min"));
     let now = Duration::from_secs(9);
     let subjects = gate.subjects(Some(&account), None, now);
@@ -116,7 +116,7 @@ fn tokens_are_reserved_settled_and_given_back() {
 
 #[test]
 fn threads_that_race_for_tokens_never_get_more_than_there_are() {
-    let gate = Arc::new(Gate::new(tokens("100000/day"), &[], false, None));
+    let gate = Arc::new(Gate::new(tokens("100000/day"), &[], Vec::new(), None));
     let budget = Budget { goods: Goods::Tokens, amount: 50_000, per: Span::Day };
     let account = Arc::new(Account::new(Grant { budgets: vec![budget], ..Grant::default() }));
     let threads: Vec<_> = (0..8)
@@ -141,7 +141,7 @@ fn threads_that_race_for_tokens_never_get_more_than_there_are() {
 
 #[test]
 fn a_new_grant_keeps_what_was_used() {
-    let gate = Gate::new(Allowance::default(), &[], false, None);
+    let gate = Gate::new(Allowance::default(), &[], Vec::new(), None);
     let old = account(allowance(Some("60/h"), Some(10), Some(2)));
     let now = Duration::from_secs(5);
     let _place = gate.subjects(Some(&old), None, now).admit(now).expect("it is admitted");

@@ -1,0 +1,196 @@
+//! What a review found: ways around limits, and what was charged or held wrongly. Each failed before it was mended.
+
+use serde_json::{Value, json};
+
+use crate::support::client::{Request, get, post};
+use crate::support::expect::{auth, refused};
+use crate::support::gateway::{self, Gateway, chat};
+use crate::support::llama::{Llama, scripted};
+
+async fn before(llama: &Llama, yaml: &str) -> Gateway {
+    gateway::before(llama).yaml(yaml).start().await
+}
+
+async fn left(gateway: &Gateway) -> u64 {
+    let usage = gateway.send(get("/v1/usage").key("sk-alice")).await;
+    usage.json()["limits"]["tokens"]["remaining"].as_u64().unwrap_or_else(|| panic!("{usage:?}"))
+}
+
+fn tokens(rate: &str) -> String {
+    auth(&[("alice", "sk-alice", &format!("limits: {{tokens: {rate}}}"))])
+}
+
+fn completion(body: &Value) -> Request {
+    post("/completion").json(body).key("sk-alice")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_may_stand_before_its_model() {
+    let llama = scripted().start().await;
+    let yaml =
+        "models: {mini: {upstream: local, as: tiny}, tiny: {upstream: local, limits: {requests: 1/h}}}\n";
+    let gateway = before(&llama, yaml).await;
+    let ask = async |model: &str, text: &str| {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": text}]});
+        gateway.send(post("/v1/chat/completions").json(&body)).await.status
+    };
+    assert_eq!(ask("tiny", "a").await, 200);
+    assert_eq!(ask("tiny", "b").await, 429);
+    assert_eq!(ask("mini", "c").await, 429, "an alias is no way around");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_its_usage_is_not_free() {
+    let llama = scripted().answers(r#"{"content":"a lot of text"}"#).start().await;
+    let gateway = before(&llama, &tokens("1000/day")).await;
+    let answer = gateway
+        .send(completion(&json!({"prompt": "x", "n_predict": 100, "response_fields": ["content"]})))
+        .await;
+    assert_eq!(answer.status, 200);
+    eventually!(left(&gateway).await == 1000 - 3 - 100, "{}", left(&gateway).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_answers_is_not_free() {
+    let one = r#"{"index":0,"content":"a lot of text","stop":true,"timings":{"cache_n":0,"prompt_n":4,"predicted_n":50}}"#;
+    let llama = scripted().answers(format!("[{one},{one}]")).start().await;
+    let gateway = before(&llama, &tokens("1000/day")).await;
+    let answer = gateway.send(completion(&json!({"prompt": ["x", "y"], "n_predict": 50}))).await;
+    assert_eq!(answer.status, 200);
+    eventually!(left(&gateway).await <= 1000 - 6 - 100, "{}", left(&gateway).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_its_usage_is_charged_by_its_events() {
+    let event = |text: &str| {
+        format!(
+            "data: {{\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":null}}]}}\n\n"
+        )
+    };
+    let end = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+    let (a, b) = (event("a"), event("b"));
+    let llama = scripted().events([&a, &b, &a, &b, end, "data: [DONE]\n\n"]).start().await;
+    let gateway = before(&llama, &tokens("1000/day")).await;
+    let answer = gateway.send(gateway::chat_stream("x").key("sk-alice")).await;
+    assert_eq!(answer.status, 200);
+    eventually!(left(&gateway).await <= 1000 - 32 - 4, "{}", left(&gateway).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_several_prompts_are_charged() {
+    let text = |n: u64| json!({"text": "a", "index": n, "logprobs": null, "finish_reason": "length"});
+    let plain = json!({"choices": [text(0), text(1)], "object": "text_completion",
+        "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
+        "timings": {"cache_n": 0, "prompt_n": 3, "predicted_n": 1}});
+    let llama = scripted().answers(plain.to_string()).start().await;
+    let gateway = before(&llama, &tokens("1000/day")).await;
+    // The scripted server counts 3 tokens in any text.
+    let body = json!({"prompt": ["x", "y"], "max_tokens": 1});
+    gateway.send(post("/v1/completions").json(&body).key("sk-alice")).await;
+    eventually!(left(&gateway).await == 1000 - 6 - 2, "{}", left(&gateway).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_never_fit_is_not_counted_first() {
+    let llama = scripted().start().await;
+    let keys = auth(&[("alice", "sk-alice", "limits: {tokens: 1000/day}, budget: [{tokens: 100/day}]")]);
+    let gateway = before(&llama, &keys).await;
+    for n in 0..10 {
+        let body = json!({"model": "tiny", "max_tokens": 5000, "messages": [{"role": "user", "content": n.to_string()}]});
+        let answer = gateway.send(post("/v1/chat/completions").json(&body).key("sk-alice")).await;
+        refused(&answer, 429, "rate_limit_exceeded");
+    }
+    assert_eq!(llama.counted(), 0, "whatever the prompt is, it does not fit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_spent_budget_refuses_is_not_counted_first() {
+    let llama = scripted().start().await;
+    let keys = auth(&[("alice", "sk-alice", "budget: [{requests: 1/day}]")]);
+    let gateway = before(&llama, &keys).await;
+    assert_eq!(gateway.send(chat("a").key("sk-alice")).await.status, 200);
+    let before = llama.counted();
+    for n in 0..10 {
+        let answer = gateway.send(chat(&n.to_string()).key("sk-alice")).await;
+        refused(&answer, 429, "budget_exceeded");
+    }
+    assert_eq!(llama.counted() - before, 0, "the budget is spent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_of_a_stream_hold_no_bodies() {
+    let llama = scripted().streams(["a", "b", "c", "d", "e", "f"]).holds().start().await;
+    let gateway = gateway::before(&llama).yaml("body: {max: 8MiB, total: 16MiB}").unprobed().start().await;
+    let text: &'static str = "x".repeat(4 << 20).leak();
+    let idle = gateway.resident_bytes();
+    let _leader = gateway.caller().await.ask(gateway::chat_stream(text)).await;
+    eventually!(llama.requests() == 1);
+    llama.release();
+    let mut waiting = Vec::new();
+    for number in 0..30 {
+        waiting.push(gateway.caller().await.ask(gateway::chat_stream(text)).await);
+        let aboard = async || gateway.scrape().await.sum("ai_gateway_flight_followers", &[]);
+        eventually!(aboard().await == f64::from(number + 1));
+    }
+    let grown = (gateway.resident_bytes() - idle) >> 20;
+    assert!(grown < 64, "{grown} MiB, body.total is 16 MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_many_prompts_is_not_held_twice() {
+    let llama = scripted().holds().start().await;
+    let gateway = gateway::before(&llama).yaml("body: {max: 8MiB, total: 32MiB}").unprobed().start().await;
+    let idle = gateway.resident_bytes();
+    let mut waiting = Vec::new();
+    for number in 0..6 {
+        let list = "\"a\",".repeat(1_000_000);
+        let body = format!("{{\"n_predict\":{number},\"prompt\":[{list}\"b\"]}}");
+        waiting.push(gateway.caller().await.ask(post("/completion").body(body)).await);
+        eventually!(llama.requests() == number + 1);
+    }
+    let grown = (gateway.resident_bytes() - idle) >> 20;
+    assert!(grown < 96, "{grown} MiB, body.total is 32 MiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_in_any_letters_is_a_name() {
+    let llama = scripted().start().await;
+    let keys = auth(&[("webui", "sk-webui", "user_header: x-user, user_limits: {requests: 1/h}")]);
+    let gateway = before(&llama, &keys).await;
+    let long = "n".repeat(257);
+    for name in ["Jürgen", long.as_str()] {
+        let ask = async |n: u32| {
+            gateway.send(chat(&n.to_string()).key("sk-webui").header("x-user", name)).await.status
+        };
+        assert_eq!((ask(0).await, ask(1).await), (200, 429), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_only_reserved_of_a_budget_may_come_back() {
+    let llama = scripted().holds().start().await;
+    let keys = auth(&[("alice", "sk-alice", "budget: [{tokens: 500/month}]")]);
+    let gateway = before(&llama, &keys).await;
+    let waiting = gateway.caller().await.ask(chat("a").key("sk-alice")).await;
+    eventually!(llama.requests() == 1);
+    let answer = gateway.send(chat("b").key("sk-alice")).await;
+    llama.release_all();
+    waiting.answering("POST").await.finish().await;
+    let again = gateway.send(chat("b").key("sk-alice")).await;
+    assert_eq!(again.status, 200, "there was enough all the time");
+    assert_ne!(answer.header("x-should-retry"), Some("false"), "nothing of it is spent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alias_is_no_way_around_a_keys_limit_with_its_model() {
+    let llama = scripted().start().await;
+    let yaml = "limits: {key_model: {requests: 1/h}}\nmodels: {tiny: {upstream: local}, mini: {upstream: local, as: tiny}, midi: {upstream: local, as: tiny}}\n";
+    let gateway = before(&llama, &(auth(&[("alice", "sk-alice", "")]) + yaml)).await;
+    let ask = async |model: &str, text: &str| {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": text}]});
+        gateway.send(post("/v1/chat/completions").json(&body).key("sk-alice")).await.status
+    };
+    assert_eq!(ask("tiny", "a").await, 200);
+    assert_eq!(ask("tiny", "b").await, 429);
+    assert_eq!((ask("mini", "c").await, ask("midi", "d").await), (429, 429), "an alias is no way around");
+}
