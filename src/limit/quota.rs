@@ -12,8 +12,9 @@ use super::rate::{Allowance, Rate};
 #[derive(Debug)]
 pub struct Quota {
     allowance: Allowance,
-    requests: Option<Mutex<Bucket>>,
-    tokens: Option<Mutex<Bucket>>,
+    /// Shared with those that it succeeded: what was taken from them is settled and given back here.
+    requests: Option<Arc<Mutex<Bucket>>>,
+    tokens: Option<Arc<Mutex<Bucket>>>,
     at_once: Arc<AtomicU32>,
 }
 
@@ -29,7 +30,7 @@ impl Drop for Place {
 
 impl Quota {
     pub fn new(allowance: Allowance) -> Self {
-        let full = |shape| Mutex::new(Bucket::full(shape));
+        let full = |shape| Arc::new(Mutex::new(Bucket::full(shape)));
         Self {
             allowance,
             requests: requests(&allowance).map(full),
@@ -40,20 +41,19 @@ impl Quota {
 
     /// The same subject under another allowance: what it has used stays used.
     pub fn reshaped(&self, allowance: Allowance, now: Duration) -> Self {
-        let carry = |kind: Kind, shape: Option<Shape>| {
-            shape.map(|shape| {
-                let old = self.lock(kind).map(|old| *old);
-                Mutex::new(match old {
-                    Some(old) if old.shape() == shape => old,
-                    Some(old) => old.reshaped(shape, now),
-                    None => Bucket::full(shape),
-                })
-            })
+        let carry = |old: &Option<Arc<Mutex<Bucket>>>, shape: Option<Shape>| {
+            let shape = shape?;
+            let Some(old) = old else { return Some(Arc::new(Mutex::new(Bucket::full(shape)))) };
+            let mut bucket = old.lock().unwrap_or_else(PoisonError::into_inner);
+            if bucket.shape() != shape {
+                *bucket = bucket.reshaped(shape, now);
+            }
+            Some(Arc::clone(old))
         };
         Self {
             allowance,
-            requests: carry(Kind::Requests, requests(&allowance)),
-            tokens: carry(Kind::Tokens, tokens(&allowance)),
+            requests: carry(&self.requests, requests(&allowance)),
+            tokens: carry(&self.tokens, tokens(&allowance)),
             at_once: Arc::clone(&self.at_once),
         }
     }

@@ -152,3 +152,21 @@ fn a_new_grant_keeps_what_was_used() {
     assert_eq!(refused(subjects.admit(now)), Some("key.requests"));
     assert_eq!(new.own().at_once(), 2);
 }
+
+#[test]
+fn what_is_reserved_under_one_grant_is_settled_under_the_next() {
+    let gate = Gate::new(Allowance::default(), &[], Vec::new(), None);
+    let old = account(tokens("1000/day"));
+    let now = Duration::from_secs(5);
+    let reserve = |tokens| {
+        let subjects = gate.subjects(Some(&old), None, now);
+        subjects.reserve(Some(&old), tokens, now, nothing).expect("it fits")
+    };
+    let (settled, dropped) = (reserve(300), reserve(200));
+    let new = old.regranted(Grant { own: tokens("2000/day"), ..Grant::default() }, now);
+    let left = || new.own().level(Kind::Tokens, now).expect("tokens are limited").remaining;
+    assert_eq!(left(), 1500);
+    settled.settle(10, now);
+    drop(dropped);
+    assert_eq!(left(), 1990);
+}
