@@ -3,9 +3,10 @@
 use crate::config::LogFormat;
 use crate::observe::{ANYBODY, CacheOutcome, Ended, Line, milliseconds};
 use crate::store::Use;
-use crate::wire::Usage;
+use crate::wire::{Usage, Work};
 
 use super::context::Context;
+use super::cost;
 use super::gateway::Gateway;
 
 /// nginx's status for a caller that left before its answer was whole.
@@ -70,17 +71,20 @@ fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
     // Hits and shared answers cost a request and no tokens.
     if let Some(job) = &ctx.job {
         let cut_off = ctx.has_left();
-        // A stream has about one event a token. Of a plain answer that tells nothing, what it might have cost counts:
-        // otherwise whoever asks for an answer without its usage would ask for nothing.
+        // A stream has about one event a token. Of a plain answer that tells nothing, what it might have cost counts
+        // where tokens are limited: otherwise whoever asks for an answer without its usage would ask for nothing.
+        // Elsewhere nothing bounds what a caller says that it might cost.
         let seen = match ctx.tap.as_ref() {
             Some(tap) if tap.is_stream() => tap.events(),
-            _ if cut_off => 0,
-            _ => job.demand.completion_tokens,
+            Some(_) if !cut_off && cost::minds_tokens(asked) => job.demand.completion_tokens,
+            _ => 0,
         };
         let milliseconds = |ms: Option<f64>| ms.unwrap_or_default().round() as u64;
         used.prompt_tokens = match usage.prompt_tokens {
-            // Of several prompts llama-server reports one.
-            Some(told) if job.demand.prompts > 1 => told.max(asked.prompt_tokens),
+            // Of several prompts that it generates from, llama-server reports one.
+            Some(told) if job.demand.prompts > 1 && job.endpoint.work == Work::Generate => {
+                told.max(asked.prompt_tokens)
+            }
             Some(told) => told,
             None => asked.prompt_tokens,
         };

@@ -16,8 +16,8 @@ const PLACE_TOKENS: u64 = 8;
 /// Texts that are counted for one request; more are estimated.
 const TEXTS_MAX: usize = 16;
 
-/// Bytes of text in a token, of ASCII and of other letters: off by a quarter for most texts (docs/SHARE.md has what was
-/// measured).
+/// Bytes of text in a token, of ASCII and of other letters: off by a quarter for most texts (docs/LIMITS.md has what
+/// was measured).
 const ASCII_BYTES_IN_A_TOKEN: u64 = 3;
 const OTHER_BYTES_IN_A_TOKEN: u64 = 2;
 

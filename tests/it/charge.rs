@@ -194,3 +194,28 @@ async fn an_alias_is_no_way_around_a_keys_limit_with_its_model() {
     assert_eq!(ask("tiny", "b").await, 429);
     assert_eq!((ask("mini", "c").await, ask("midi", "d").await), (429, 429), "an alias is no way around");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_writes_into_the_ledger_what_it_likes() {
+    let llama = scripted().answers(r#"{"content":"a lot of text"}"#).start().await;
+    let keys = auth(&[("alice", "sk-alice", "budget: [{requests: 9/day}]"), ("bob", "sk-bob", "")]);
+    let gateway = before(&llama, &keys).await;
+    for key in ["sk-alice", "sk-bob"] {
+        let body = json!({"prompt": key, "n_predict": u64::MAX});
+        assert_eq!(gateway.send(post("/completion").json(&body).key(key)).await.status, 200);
+        let told = gateway.send(get("/v1/usage").key(key)).await.json();
+        assert_eq!(told["used"]["day"]["completion_tokens"], 0, "{told}");
+        assert_eq!(told["used"]["day"]["requests"], 1, "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_reports_of_many_texts_is_what_they_cost() {
+    let llama = scripted().start().await;
+    let gateway = before(&llama, &tokens("1000/day")).await;
+    // More than are counted: they are estimated to have 340. The scripted server reports 12.
+    let body = json!({"input": vec!["x".repeat(60); 17]});
+    let answer = gateway.send(post("/v1/embeddings").json(&body).key("sk-alice")).await;
+    assert_eq!(answer.header("x-ratelimit-remaining-tokens"), Some("660"));
+    eventually!(left(&gateway).await == 1000 - 12, "{}", left(&gateway).await);
+}
