@@ -48,12 +48,14 @@ fn usage(ctx: &Context) -> Usage {
     ctx.tap.as_ref().and_then(|tap| tap.usage()).cloned().unwrap_or_default()
 }
 
-/// Notes in the ledger what the request used, and settles what it reserved. A request that failed used nothing.
+/// Notes in the ledger what the request used, and settles what it reserved. A request that failed used
+/// nothing, nor did one whose caller left before a server was asked.
 fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
     let reservation = ctx.guards.reservation.take();
     let (asked, told) = (&ctx.asked, &ctx.told);
     let failed = told.refusal.is_some() || ctx.route.failure.is_some() || told.failed || told.status >= 400;
-    if failed || asked.upstream.is_none() {
+    let unasked = ctx.job.is_some() && ctx.route.attempts == 0;
+    if failed || unasked || asked.upstream.is_none() {
         return;
     }
     let model = gateway.metrics.model_label(asked.model.as_deref());

@@ -219,3 +219,19 @@ async fn what_a_server_reports_of_many_texts_is_what_they_cost() {
     assert_eq!(answer.header("x-ratelimit-remaining-tokens"), Some("660"));
     eventually!(left(&gateway).await == 1000 - 12, "{}", left(&gateway).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_the_queue_has_used_nothing() {
+    let llama = scripted().slots(1).holds().start().await;
+    let more = "limits: {tokens: 10000/day}";
+    let keys = auth(&[("alice", "sk-alice", more), ("bob", "sk-bob", "")]);
+    let gateway = before(&llama, &keys).await;
+    let _busy = gateway.caller().await.ask(chat("hi").key("sk-bob")).await;
+    eventually!(llama.requests() == 1);
+    let waiting = async || gateway.scrape().await.sum("ai_gateway_queue_requests", &[]);
+    let queued = gateway.caller().await.ask(chat("hi").key("sk-alice")).await;
+    eventually!(waiting().await == 1.0);
+    assert!(left(&gateway).await < 10_000);
+    queued.leaves();
+    eventually!(left(&gateway).await == 10_000, "{}", left(&gateway).await);
+}
