@@ -104,6 +104,8 @@ pub(super) async fn admit(
     let demand = understood.demand(endpoint, cost::minds_tokens(&ctx.asked));
     let prompt = understood.prompt(&resolved);
     let body = understood.forwarded(body, &resolved);
+    // It takes many times its body, and what follows may take long.
+    drop(understood);
     Ok(ask(gateway, ctx, Job { endpoint, body, resolved, keep, demand, prompt }, control).await?)
 }
 

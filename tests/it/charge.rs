@@ -235,3 +235,20 @@ async fn who_leaves_the_queue_has_used_nothing() {
     queued.leaves();
     eventually!(left(&gateway).await == 10_000, "{}", left(&gateway).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_of_a_body_is_not_held_while_its_tokens_are_counted() {
+    let llama = scripted().holds_counts().start().await;
+    let gateway = gateway::before(&llama).yaml(&tokens("100M/day")).unprobed().start().await;
+    let idle = gateway.resident_bytes();
+    let list = "1,".repeat(1_000_000);
+    let mut waiting = Vec::new();
+    for number in 0..6 {
+        let body = format!("{{\"messages\":[],\"x\":[{list}{number}]}}");
+        waiting
+            .push(gateway.caller().await.ask(post("/v1/chat/completions").body(body).key("sk-alice")).await);
+        eventually!(llama.counted() == number + 1);
+    }
+    let grown = (gateway.resident_bytes() - idle) >> 20;
+    assert!(grown < 96, "{grown} MiB for six bodies of 2 MB");
+}
