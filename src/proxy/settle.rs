@@ -2,7 +2,7 @@
 
 use crate::config::LogFormat;
 use crate::observe::{ANYBODY, CacheOutcome, Ended, Line, milliseconds};
-use crate::store::Use;
+use crate::store::{Counts, Use};
 use crate::wire::{Usage, Work};
 
 use super::context::Context;
@@ -58,18 +58,7 @@ fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
     if failed || unasked || asked.upstream.is_none() {
         return;
     }
-    let model = gateway.metrics.model_label(asked.model.as_deref());
-    let mut used = Use {
-        key: asked.key().unwrap_or(ANYBODY),
-        user: asked.user().unwrap_or_default(),
-        model,
-        requests: 1,
-        prompt_tokens: 0,
-        completion_tokens: 0,
-        cached_tokens: 0,
-        prefill_ms: 0,
-        generation_ms: 0,
-    };
+    let mut counts = Counts { requests: 1, ..Counts::default() };
     // Hits and shared answers cost a request and no tokens.
     if let Some(job) = &ctx.job {
         let cut_off = ctx.has_left();
@@ -82,7 +71,7 @@ fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
             _ => 0,
         };
         let milliseconds = |ms: Option<f64>| ms.unwrap_or_default().round() as u64;
-        used.prompt_tokens = match usage.prompt_tokens {
+        counts.prompt_tokens = match usage.prompt_tokens {
             // Of several prompts that it generates from, llama-server reports one.
             Some(told) if job.demand.prompts > 1 && job.endpoint.work == Work::Generate => {
                 told.max(asked.prompt_tokens)
@@ -90,15 +79,21 @@ fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
             Some(told) => told,
             None => asked.prompt_tokens,
         };
-        used.completion_tokens = usage.completion_tokens.unwrap_or(seen);
-        used.cached_tokens = usage.cached_prompt_tokens.unwrap_or_default();
-        used.prefill_ms = milliseconds(usage.prefill_ms);
-        used.generation_ms = milliseconds(usage.generation_ms);
+        counts.completion_tokens = usage.completion_tokens.unwrap_or(seen);
+        counts.cached_tokens = usage.cached_prompt_tokens.unwrap_or_default();
+        counts.prefill_ms = milliseconds(usage.prefill_ms);
+        counts.generation_ms = milliseconds(usage.generation_ms);
     }
+    let used = Use {
+        key: asked.key().unwrap_or(ANYBODY),
+        user: asked.user().unwrap_or_default(),
+        model: gateway.metrics.model_label(asked.model.as_deref()),
+        counts,
+    };
     gateway.ledger.note(&used, gateway.clock.wall());
     learn(ctx, usage);
     if let Some(reservation) = reservation {
-        reservation.settle(used.prompt_tokens.saturating_add(used.completion_tokens), gateway.clock.now());
+        reservation.settle(counts.tokens(), gateway.clock.now());
     }
 }
 

@@ -42,7 +42,7 @@ impl Ledger {
     /// Counts a use on the day that the clock says. Does no I/O.
     pub fn note(&self, used: &Use<'_>, now: Timestamp) {
         let account = Account::of(used, today(now));
-        self.books().note(account, Counts::of(used));
+        self.books().note(account, used.counts);
     }
 
     /// What a key has used in the day or month of `now`: what this process noted, and what others wrote until the last

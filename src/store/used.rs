@@ -21,13 +21,7 @@ pub struct Use<'a> {
     /// The user within the key; empty where there is none.
     pub user: &'a str,
     pub model: &'a str,
-    pub requests: u64,
-    pub prompt_tokens: u64,
-    pub completion_tokens: u64,
-    /// Prompt tokens that the server found in its KV cache.
-    pub cached_tokens: u64,
-    pub prefill_ms: u64,
-    pub generation_ms: u64,
+    pub counts: Counts,
 }
 
 /// Sums of uses. They stop at their largest value and never wrap.
@@ -36,6 +30,7 @@ pub struct Counts {
     pub requests: u64,
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
+    /// Prompt tokens that the server found in its KV cache.
     pub cached_tokens: u64,
     pub prefill_ms: u64,
     pub generation_ms: u64,
@@ -91,17 +86,6 @@ impl Counts {
     /// What limits and budgets of tokens count.
     pub fn tokens(&self) -> u64 {
         self.prompt_tokens.saturating_add(self.completion_tokens)
-    }
-
-    pub(super) fn of(used: &Use<'_>) -> Self {
-        Self {
-            requests: used.requests,
-            prompt_tokens: used.prompt_tokens,
-            completion_tokens: used.completion_tokens,
-            cached_tokens: used.cached_tokens,
-            prefill_ms: used.prefill_ms,
-            generation_ms: used.generation_ms,
-        }
     }
 
     /// What is left without `written`, which is part of it.
@@ -188,17 +172,8 @@ mod tests {
         let day = day("2026-02-28").unwrap();
         for (bytes, told) in [(256, 256), (257, OTHER.len())] {
             let user = "x".repeat(bytes);
-            let used = Use {
-                key: "alice",
-                user: &user,
-                model: "tiny",
-                requests: 1,
-                prompt_tokens: 0,
-                completion_tokens: 0,
-                cached_tokens: 0,
-                prefill_ms: 0,
-                generation_ms: 0,
-            };
+            let counts = Counts { requests: 1, ..Counts::default() };
+            let used = Use { key: "alice", user: &user, model: "tiny", counts };
             assert_eq!(Account::of(&used, day).user.len(), told);
         }
     }

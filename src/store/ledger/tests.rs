@@ -46,17 +46,15 @@ fn at(hours: i64) -> Timestamp {
 }
 
 fn used<'a>(key: &'a str, user: &'a str, tokens: u64) -> Use<'a> {
-    Use {
-        key,
-        user,
-        model: "tiny",
+    let counts = Counts {
         requests: 1,
         prompt_tokens: tokens,
         completion_tokens: 2 * tokens,
         cached_tokens: tokens / 2,
         prefill_ms: 3 * tokens,
         generation_ms: 4 * tokens,
-    }
+    };
+    Use { key, user, model: "tiny", counts }
 }
 
 fn all(path: &Path) -> Vec<Row> {
@@ -267,7 +265,10 @@ fn absurd_numbers_do_not_stop_it() {
     let folder = Folder::new();
     let ledger = folder.open().unwrap();
     for tokens in [u64::MAX / 4, u64::MAX / 4, 1] {
-        ledger.note(&Use { prompt_tokens: u64::MAX, ..used("alice", &"u".repeat(10_000), tokens) }, at(0));
+        let user = "u".repeat(10_000);
+        let mut used = used("alice", &user, tokens);
+        used.counts.prompt_tokens = u64::MAX;
+        ledger.note(&used, at(0));
         ledger.flush(at(0)).unwrap();
     }
     let rows = all(&folder.store());
