@@ -4,6 +4,7 @@
 use ai_gateway::cache::render::{Dialect, Form, render};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 const DIALECTS: [Dialect; 5] =
     [Dialect::Chat, Dialect::Completions, Dialect::Responses, Dialect::Messages, Dialect::Native];
@@ -38,7 +39,13 @@ fn assert_says(dialect: Dialect, form: Form, stream: &[u8], plain: &[u8]) {
     {
         *stream = false.into();
     }
-    let mut after = said(&back).expect("a rendering is JSON if what was rendered is");
+    assert!(serde_json::from_slice::<&RawValue>(&back).is_ok(), "{dialect:?}: no JSON: {}", text(&back));
+    let mut after = match said(&back) {
+        Some(after) => after,
+        // The event that told the usage also told the time: the one before it may be a number beyond doubles.
+        None if !tells_usage => return,
+        None => panic!("{dialect:?}: not comparable any more: {}", text(&back)),
+    };
     // A text without logprobs is one whose logprobs are null.
     if dialect == Dialect::Completions {
         [&mut before, &mut after].into_iter().for_each(forget_null_logprobs);
