@@ -43,8 +43,9 @@ pub enum Landing<E> {
     Broken(E),
     /// Its leader is no more, or it is too large to be shared.
     Lost,
-    /// Its leader may not make it, or left before it had begun: another may.
-    Declined,
+    /// Its leader may not make it, or left before it had begun: another may. With the tokens of the prompt, if the
+    /// leader had them counted.
+    Declined(Option<u64>),
 }
 
 /// What an answer begins with.
@@ -215,7 +216,7 @@ impl<E: Clone> Leader<E> {
 impl<E> Drop for Leader<E> {
     fn drop(&mut self) {
         let begun = self.0.state().head.is_some();
-        self.0.land(if begun { Landing::Lost } else { Landing::Declined });
+        self.0.land(if begun { Landing::Lost } else { Landing::Declined(None) });
     }
 }
 

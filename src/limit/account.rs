@@ -13,6 +13,9 @@ use super::subjects::{Allows, Refused, Spent};
 /// Users of one key that are told apart; those beyond share one quota.
 const USERS_MAX: usize = 10_000;
 
+/// To go through so many takes a millisecond, under a lock that every user of the key needs.
+const SWEPT_EVERY: Duration = Duration::from_secs(1);
+
 /// When what is reserved of a budget may have been settled: a guess.
 const SETTLES_IN: Duration = Duration::from_secs(1);
 
@@ -33,10 +36,17 @@ pub struct Account {
     grant: Grant,
     own: Arc<Quota>,
     models: Vec<Arc<Quota>>,
-    users: Mutex<HashMap<String, Arc<Quota>>>,
+    users: Mutex<Users>,
     /// All users beyond those.
     crowd: Arc<Quota>,
     reserved: Arc<Mutex<Sum>>,
+}
+
+#[derive(Debug, Default)]
+struct Users {
+    quotas: HashMap<String, Arc<Quota>>,
+    /// When it was last gone through for those who may be forgotten.
+    swept: Duration,
 }
 
 /// Requests that have begun and not ended, and the tokens that they may use.
@@ -78,9 +88,14 @@ impl Account {
         Self {
             own: quota(Some(&self.own), &grant.own),
             models: models.map(|(at, allowance)| quota(self.models.get(at), allowance)).collect(),
-            users: Mutex::new(
-                users.iter().map(|(user, old)| (user.clone(), quota(Some(old), &grant.user))).collect(),
-            ),
+            users: Mutex::new(Users {
+                quotas: users
+                    .quotas
+                    .iter()
+                    .map(|(user, old)| (user.clone(), quota(Some(old), &grant.user)))
+                    .collect(),
+                swept: users.swept,
+            }),
             crowd: quota(Some(&self.crowd), &grant.user),
             reserved: Arc::clone(&self.reserved),
             grant,
@@ -105,22 +120,23 @@ impl Account {
             return None;
         }
         let mut users = self.users();
-        if let Some(quota) = users.get(user) {
+        if let Some(quota) = users.quotas.get(user) {
             return Some(Arc::clone(quota));
         }
-        if users.len() == USERS_MAX {
+        if users.quotas.len() == USERS_MAX && now.saturating_sub(users.swept) >= SWEPT_EVERY {
+            users.swept = now;
             // Who has not asked for so long that it makes no difference is forgotten.
-            users.retain(|_, quota| Arc::strong_count(quota) > 1 || !quota.is_fresh(now));
+            users.quotas.retain(|_, quota| Arc::strong_count(quota) > 1 || !quota.is_fresh(now));
         }
-        if users.len() == USERS_MAX {
+        if users.quotas.len() == USERS_MAX {
             return Some(Arc::clone(&self.crowd));
         }
         let quota = Arc::new(Quota::new(self.grant.user));
-        users.insert(user.to_owned(), Arc::clone(&quota));
+        users.quotas.insert(user.to_owned(), Arc::clone(&quota));
         Some(quota)
     }
 
-    fn users(&self) -> MutexGuard<'_, HashMap<String, Arc<Quota>>> {
+    fn users(&self) -> MutexGuard<'_, Users> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -214,7 +230,10 @@ mod tests {
         for number in 0..3 * USERS_MAX {
             quota(&number.to_string(), now);
         }
-        assert!(account.users().len() <= USERS_MAX);
+        assert!(account.users().quotas.len() <= USERS_MAX);
+        let (crowded, later) = (quota("late", now), now + SWEPT_EVERY);
+        assert!(Arc::ptr_eq(&crowded, &account.crowd), "gone through once a second at most");
+        assert!(!Arc::ptr_eq(&quota("late", later), &account.crowd), "and then there is room");
         let busy = quota("busy", now);
         assert!(!busy.is_fresh(now), "what it has used is not forgotten");
     }

@@ -5,9 +5,13 @@
 //! as exact as `5/s`, and nothing drifts. A refused request changes nothing.
 //! (ITU-T I.371; <https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>)
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::rate::Rate;
+
+/// Gaps that are told apart; the oldest of more than that are taken as one.
+const GAPS_MAX: usize = 64;
 
 /// What a bucket holds and how fast it fills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +24,31 @@ pub(super) struct Shape {
 /// One bucket. `now` is time since any fixed moment. Requests that race read the clock before they come here, and come
 /// in another order than they read it: an earlier `now` than one that was seen counts as that, or the bucket would
 /// look fuller to it than it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bucket {
     shape: Shape,
     /// Nanoseconds times the rate's count, as is `seen`.
     arrival: u128,
     /// The latest `now` that a request was taken out at.
     seen: u128,
+    /// All that was ever taken out.
+    taken: u128,
+    /// What was put back of it and not filled up before, by where it had been taken; the oldest first.
+    gaps: VecDeque<Gap>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Gap {
+    begins: u128,
+    amount: u128,
+}
+
+/// What was taken for a while, by its place in the order of all that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Loan {
+    amount: u64,
+    /// What had been taken with it.
+    taken: u128,
 }
 
 /// What a bucket says of one request.
@@ -71,7 +93,7 @@ impl Shape {
 impl Bucket {
     /// A full bucket.
     pub(super) fn full(shape: Shape) -> Self {
-        Self { shape, arrival: 0, seen: 0 }
+        Self { shape, arrival: 0, seen: 0, taken: 0, gaps: VecDeque::new() }
     }
 
     fn time(&self, now: Duration) -> u128 {
@@ -93,20 +115,60 @@ impl Bucket {
     pub(super) fn take(&mut self, amount: u64, now: Duration) {
         self.seen = self.time(now);
         self.arrival = self.arrival.max(self.seen) + u128::from(amount) * self.shape.cost();
+        self.taken += u128::from(amount);
     }
 
-    /// Gives back what was taken and not used.
-    pub(super) fn give_back(&mut self, amount: u64) {
-        self.arrival = self.arrival.saturating_sub(u128::from(amount) * self.shape.cost());
+    /// Takes so much out, for [`Bucket::settle`].
+    pub(super) fn lend(&mut self, amount: u64, now: Duration) -> Loan {
+        self.take(amount, now);
+        Loan { amount, taken: self.taken }
     }
 
-    /// The same use under another shape.
-    pub(super) fn reshaped(self, shape: Shape, now: Duration) -> Self {
-        let owed = self.arrival.saturating_sub(self.time(now));
+    /// Puts back what was lent and not used, or takes what was used beyond it, into debt.
+    ///
+    /// A bucket fills up in the order in which it was emptied. What has been filled up since is not put back: the
+    /// bucket has offered it to others meanwhile, and would give more at once than it holds.
+    pub(super) fn settle(&mut self, loan: Loan, used: u64, now: Duration) {
+        let Some(unused) = loan.amount.checked_sub(used) else {
+            return self.take(used - loan.amount, now);
+        };
+        let unfilled = loan.taken.saturating_sub(self.filled_up(now)).min(u128::from(unused));
+        if unfilled == 0 {
+            return;
+        }
+        self.arrival = self.arrival.saturating_sub(unfilled * self.shape.cost());
+        let gap = Gap { begins: loan.taken - unfilled, amount: unfilled };
+        let at = self.gaps.partition_point(|other| other.begins < gap.begins);
+        self.gaps.insert(at, gap);
+        if self.gaps.len() > GAPS_MAX
+            && let Some(oldest) = self.gaps.pop_front()
+            && let Some(next) = self.gaps.front_mut()
+        {
+            *next = Gap { begins: oldest.begins, amount: oldest.amount + next.amount };
+        }
+    }
+
+    /// How far, of all that was ever taken, the bucket has been filled up again.
+    fn filled_up(&mut self, now: Duration) -> u128 {
+        let gaps: u128 = self.gaps.iter().map(|gap| gap.amount).sum();
+        let mut filled_up = self.taken.saturating_sub(self.owed(now) + gaps);
+        while let Some(gap) = self.gaps.pop_front_if(|gap| gap.begins <= filled_up) {
+            filled_up += gap.amount;
+        }
+        filled_up
+    }
+
+    /// What is missing, rounded up.
+    fn owed(&self, now: Duration) -> u128 {
+        self.arrival.saturating_sub(self.time(now)).div_ceil(self.shape.cost())
+    }
+
+    /// Takes another shape and keeps what is owed.
+    pub(super) fn reshape(&mut self, shape: Shape, now: Duration) {
         let seen = shape.scaled(now);
         // What is owed, in units of the bucket, costs what it costs there.
-        let owed = owed.div_ceil(self.shape.cost()) * shape.cost();
-        Self { shape, arrival: seen + owed, seen }
+        self.arrival = seen + self.owed(now) * shape.cost();
+        (self.shape, self.seen) = (shape, seen);
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -115,7 +177,7 @@ impl Bucket {
 
     pub(super) fn level(&self, now: Duration) -> Level {
         let owed = self.arrival.saturating_sub(self.time(now));
-        let used = owed.div_ceil(self.shape.cost());
+        let used = self.owed(now);
         Level {
             limit: self.shape.burst,
             remaining: self.shape.burst.saturating_sub(u64::try_from(used).unwrap_or(u64::MAX)),
@@ -201,20 +263,84 @@ mod tests {
     }
 
     #[test]
-    fn what_is_reserved_is_settled_by_what_was_used() {
+    fn what_is_lent_is_settled_by_what_was_used() {
         let mut bucket = bucket("1000/min", None);
         let now = Duration::from_secs(60);
         assert_eq!(bucket.ruling(1001, now), Ruling::Never);
         assert_eq!(bucket.ruling(1000, now), Ruling::Admit);
-        bucket.take(600, now);
+        let loan = bucket.lend(600, now);
         assert_eq!(bucket.ruling(500, now), Ruling::Wait(Duration::from_secs(6)));
-        bucket.give_back(550);
+        bucket.settle(loan, 50, now);
         assert_eq!(bucket.level(now).remaining, 950);
-        bucket.take(2000, now);
+        let loan = bucket.lend(10, now);
+        bucket.settle(loan, 2000, now);
         assert_eq!((bucket.level(now).remaining, bucket.level(now).reset), (0, Duration::from_secs(123)));
         assert_eq!(bucket.ruling(1, now), Ruling::Wait(Duration::from_millis(63_060)));
-        bucket.give_back(u64::MAX);
-        assert_eq!(bucket.level(now).remaining, 1000, "never more than it holds");
+    }
+
+    #[test]
+    fn loans_come_back_in_any_order() {
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let mut bucket = bucket("1000/min", None);
+            let now = Duration::from_secs(60);
+            let loans = [500, 300, 200].map(|amount| bucket.lend(amount, now));
+            for (nth, at) in order.into_iter().enumerate() {
+                bucket.settle(loans[at], 10, now);
+                let out: u64 = order[nth + 1..].iter().map(|at| loans[*at].amount).sum();
+                assert_eq!(bucket.level(now).remaining, 1000 - out - 10 * (nth as u64 + 1), "{order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_has_been_filled_up_is_not_put_back() {
+        let mut bucket = bucket("60/min", None);
+        let at = Duration::from_secs;
+        let (first, second) = (bucket.lend(30, at(0)), bucket.lend(30, at(0)));
+        // After 40 s the first is filled up, and a third of the second.
+        assert_eq!(bucket.level(at(40)).remaining, 40);
+        let third = bucket.lend(40, at(40));
+        bucket.settle(first, 0, at(40));
+        assert_eq!(bucket.level(at(40)).remaining, 0, "others had it");
+        bucket.settle(second, 5, at(40));
+        assert_eq!(bucket.level(at(40)).remaining, 20);
+        bucket.settle(third, 39, at(40));
+        assert_eq!(bucket.level(at(40)).remaining, 21);
+        // What was put back did not have to be filled up.
+        assert_eq!(bucket.level(at(79)).remaining, 60);
+    }
+
+    /// Whatever is lent and put back whenever: what was used within any time is no more than the bucket holds and what
+    /// fills it up in that time; and what is not used comes back while the bucket is never full.
+    #[test]
+    fn no_more_is_out_than_the_bucket_holds() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..200 {
+            let mut bucket = bucket("100/s", None);
+            let (mut now, mut out, mut charged) = (Duration::ZERO, Vec::new(), Vec::new());
+            for _ in 0..400 {
+                now += Duration::from_millis(random.u64(0..400));
+                let amount = random.u64(1..=100);
+                if bucket.ruling(amount, now) == Ruling::Admit {
+                    out.push((bucket.lend(amount, now), now));
+                }
+                if !out.is_empty() && random.bool() {
+                    let (loan, lent_at) = out.swap_remove(random.usize(0..out.len()));
+                    let used = random.u64(0..=loan.amount);
+                    bucket.settle(loan, used, now);
+                    charged.push((lent_at, used));
+                }
+            }
+            charged.sort_unstable();
+            for (nth, (from, _)) in charged.iter().enumerate() {
+                let mut sum = 0;
+                for (at, used) in &charged[nth..] {
+                    sum += u128::from(*used);
+                    let most = 100 + (*at - *from).as_millis() / 10 + 1;
+                    assert!(sum <= most, "{sum} used of {most}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -222,9 +348,10 @@ mod tests {
         let mut old = bucket("60/min", None);
         let now = Duration::from_secs(7);
         old.take(25, now);
-        let new = old.reshaped(Shape::new("100/h".parse().expect("a rate"), None), now);
+        let mut new = old.clone();
+        new.reshape(Shape::new("100/h".parse().expect("a rate"), None), now);
         assert_eq!((new.level(now).limit, new.level(now).remaining), (100, 75));
-        let small = old.reshaped(Shape::new("10/min".parse().expect("a rate"), None), now);
-        assert_eq!(small.ruling(1, now), Ruling::Wait(Duration::from_secs(96)), "into debt");
+        old.reshape(Shape::new("10/min".parse().expect("a rate"), None), now);
+        assert_eq!(old.ruling(1, now), Ruling::Wait(Duration::from_secs(96)), "into debt");
     }
 }

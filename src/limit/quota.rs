@@ -46,7 +46,7 @@ impl Quota {
             let Some(old) = old else { return Some(Arc::new(Mutex::new(Bucket::full(shape)))) };
             let mut bucket = old.lock().unwrap_or_else(PoisonError::into_inner);
             if bucket.shape() != shape {
-                *bucket = bucket.reshaped(shape, now);
+                bucket.reshape(shape, now);
             }
             Some(Arc::clone(old))
         };

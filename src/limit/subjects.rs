@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use super::account::{Account, Reserved};
-use super::bucket::{Bucket, Level, Ruling};
+use super::bucket::{Bucket, Level, Loan, Ruling};
 use super::budget::Budget;
 use super::name::{Kind, Limit, Scope};
 use super::quota::{Place, Quota};
@@ -46,10 +46,10 @@ pub enum Allows {
     Budget { budget: Budget, asked: u64, used: u64, spent_up: bool },
 }
 
-/// An admitted request: its places among those at once are returned when this is dropped.
-#[derive(Debug)]
+/// A request's places among those at once, returned when this is dropped.
+#[derive(Debug, Default)]
 pub struct Permit {
-    _places: Vec<Place>,
+    places: Vec<(Scope, Place)>,
     /// The tightest bucket of requests that applies.
     pub level: Option<Level>,
 }
@@ -58,6 +58,8 @@ pub struct Permit {
 #[derive(Debug)]
 pub struct Reservation {
     subjects: Subjects,
+    /// By the buckets' order; empty once it is settled.
+    loans: Vec<Loan>,
     tokens: u64,
     /// The tightest bucket of tokens that applies.
     pub level: Option<Level>,
@@ -101,29 +103,40 @@ impl Subjects {
         tightest(&self.lock(Kind::Tokens), now)
     }
 
-    /// Whether the request would be admitted now, as far as buckets tell. Takes nothing.
-    pub fn check(&self, now: Duration) -> Result<Option<Level>, Refused> {
-        let buckets = self.lock(Kind::Requests);
-        refusal(&buckets, Kind::Requests, 1, now).map_or_else(|| Ok(tightest(&buckets, now)), Err)
+    /// Takes the request's places, if its buckets would admit it now; takes nothing of those.
+    pub fn enter(&self, now: Duration) -> Result<Permit, Refused> {
+        self.enter_by(&self.lock(Kind::Requests), Permit::default(), now)
     }
 
-    /// Admits one request at `now` or says which limit did not.
+    /// Admits a request at `now` or says which limit did not.
     pub fn admit(&self, now: Duration) -> Result<Permit, Refused> {
+        self.admit_with(Permit::default(), now)
+    }
+
+    /// Does the same for a request that has [entered](Self::enter).
+    pub fn admit_with(&self, held: Permit, now: Duration) -> Result<Permit, Refused> {
         let mut buckets = self.lock(Kind::Requests);
-        if let Some(refused) = refusal(&buckets, Kind::Requests, 1, now) {
+        let mut permit = self.enter_by(&buckets, held, now)?;
+        buckets.iter_mut().for_each(|(.., bucket)| bucket.take(1, now));
+        permit.level = tightest(&buckets, now);
+        Ok(permit)
+    }
+
+    /// Adds the places that are not held yet.
+    fn enter_by(&self, buckets: &Locked<'_>, mut held: Permit, now: Duration) -> Result<Permit, Refused> {
+        if let Some(refused) = refusal(buckets, Kind::Requests, 1, now) {
             return Err(refused);
         }
-        let mut places = Vec::new();
+        let level = tightest(buckets, now);
         for (scope, quota) in self.quotas() {
+            if held.places.iter().any(|(other, _)| *other == scope) {
+                continue;
+            }
             let limit = Limit { scope, kind: Kind::Concurrent };
-            let full = |most| {
-                let (wait, allows) = (None, Allows::AtOnce(most));
-                Refused { limit, wait, allows, level: tightest(&buckets, now) }
-            };
-            places.extend(quota.enter().map_err(full)?);
+            let full = |most| Refused { limit, wait: None, allows: Allows::AtOnce(most), level };
+            held.places.extend(quota.enter().map_err(full)?.map(|place| (scope, place)));
         }
-        buckets.iter_mut().for_each(|(.., bucket)| bucket.take(1, now));
-        Ok(Permit { _places: places, level: tightest(&buckets, now) })
+        Ok(Permit { level, ..held })
     }
 
     /// Whether so many tokens could be reserved now. Takes nothing.
@@ -154,10 +167,10 @@ impl Subjects {
             return Err(refused);
         }
         let reserved = account.map(|account| account.reserve(tokens, spent)).transpose()?.flatten();
-        buckets.iter_mut().for_each(|(.., bucket)| bucket.take(tokens, now));
+        let loans = buckets.iter_mut().map(|(.., bucket)| bucket.lend(tokens, now)).collect();
         let level = tightest(&buckets, now);
         drop(buckets);
-        Ok(Reservation { subjects: self.clone(), tokens, level, _reserved: reserved })
+        Ok(Reservation { subjects: self.clone(), loans, tokens, level, _reserved: reserved })
     }
 }
 
@@ -189,22 +202,23 @@ impl Reservation {
         self.tokens
     }
 
-    /// Takes what was used in place of what was reserved, into debt if it is more. Note the use in the ledger first.
+    /// Charges what was used in place of what was reserved, into debt if it is more. Note the use in the ledger first.
     pub fn settle(mut self, used: u64, now: Duration) {
-        let reserved = std::mem::take(&mut self.tokens);
-        for (.., mut bucket) in self.subjects.lock(Kind::Tokens) {
-            bucket.give_back(reserved);
-            bucket.take(used, now);
+        self.pay(used, now);
+    }
+
+    fn pay(&mut self, used: u64, now: Duration) {
+        let loans = std::mem::take(&mut self.loans);
+        for ((.., bucket), loan) in self.subjects.lock(Kind::Tokens).iter_mut().zip(loans) {
+            bucket.settle(loan, used, now);
         }
     }
 }
 
+/// As if it were settled when the bucket was last used, with nothing.
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let reserved = std::mem::take(&mut self.tokens);
-        if reserved > 0 {
-            self.subjects.lock(Kind::Tokens).iter_mut().for_each(|(.., bucket)| bucket.give_back(reserved));
-        }
+        self.pay(0, Duration::ZERO);
     }
 }
 

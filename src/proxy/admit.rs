@@ -11,13 +11,13 @@ use pingora_proxy::Session;
 
 use crate::auth::presented;
 use crate::cache::{Control, Dialect, Form, Question, Scope};
-use crate::limit::{Level, Refused};
+use crate::limit::{Permit, Refused};
 use crate::route::Resolved;
 use crate::wire::{self, Astray, Endpoint, HEADERS_KEYED, Model, Own, Target, Work};
 
 use super::ask::{Aboard, Hit, ask};
 use super::body::{self, Stop};
-use super::context::{Asked, Caller, Context, InFlight, Job, Keep};
+use super::context::{Asked, Caller, Context, InFlight, Job, Keep, vacate};
 use super::cost;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
@@ -81,12 +81,12 @@ pub(super) async fn admit(
         }
         Target::Server(endpoint) => endpoint,
     };
-    // All limits must admit at once. Where some are by model, those that are not are looked at first, for nothing.
+    // All buckets must admit at once. Where some are by model, those that are not are only looked at before the body;
+    // but the places among those at once are taken.
     let late = gateway.gate.limits_models();
     if late {
-        let level = ctx.asked.subjects.check(gateway.clock.now());
-        note_level(ctx, &level);
-        level.map_err(Refusal::Limited)?;
+        let entered = ctx.asked.subjects.enter(gateway.clock.now());
+        permitted(ctx, entered)?;
     } else {
         enter(gateway, ctx)?;
     }
@@ -106,23 +106,21 @@ pub(super) async fn admit(
     let body = understood.forwarded(body, &resolved);
     // It takes many times its body, and what follows may take long.
     drop(understood);
-    Ok(ask(gateway, ctx, Job { endpoint, body, resolved, keep, demand, prompt }, control).await?)
+    ask(gateway, session, ctx, Job { endpoint, body, resolved, keep, demand, prompt }, control).await
 }
 
 /// Admits by limits of requests, or says which does not.
 fn enter(gateway: &Gateway, ctx: &mut Context) -> Result<(), Refusal> {
-    let permit = ctx.asked.subjects.admit(gateway.clock.now());
-    note_level(ctx, &permit.as_ref().map(|permit| permit.level).map_err(|refused| *refused));
+    let held = vacate(&ctx.guards.permit).unwrap_or_default();
+    let admitted = ctx.asked.subjects.admit_with(held, gateway.clock.now());
+    permitted(ctx, admitted)
+}
+
+fn permitted(ctx: &mut Context, permit: Result<Permit, Refused>) -> Result<(), Refusal> {
+    ctx.asked.requests = permit.as_ref().map_or_else(|refused| refused.level, |permit| permit.level);
     let permit = permit.map_err(Refusal::Limited)?;
     *ctx.guards.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
     Ok(())
-}
-
-fn note_level(ctx: &mut Context, level: &Result<Option<Level>, Refused>) {
-    ctx.asked.requests = match level {
-        Ok(level) => *level,
-        Err(refused) => refused.level,
-    };
 }
 
 /// Reads the body, and finds who answers to its model.

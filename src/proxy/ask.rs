@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use pingora_proxy::Session;
 use tokio::task::spawn_blocking;
 
 use crate::cache::render::render;
@@ -12,6 +13,7 @@ use crate::cache::{Boarding, Control, Dialect, Entry, Follower, Form, Landing};
 use crate::observe::CacheOutcome;
 
 use super::admit::Verdict;
+use super::body::Stop;
 use super::context::{Context, InFlight, Job, Keep};
 use super::cost;
 use super::gateway::Gateway;
@@ -48,20 +50,21 @@ pub(super) enum Again {
 /// are reserved.
 pub(super) async fn ask(
     gateway: &Gateway,
+    session: &mut Session,
     ctx: &mut Context,
     job: Job,
     control: Control,
-) -> Result<Verdict, Refusal> {
+) -> Result<Verdict, Stop> {
     let mut verdict = seek(gateway, ctx, job, control).await?;
     if let Verdict::Forward(job) = &mut verdict
-        && let Err(refusal) = cost::reserve(gateway, ctx, job).await
+        && let Err(stop) = cost::reserve(gateway, session, ctx, job).await
     {
         // That concerns this caller alone: one of its followers makes the answer.
-        ctx.land(Landing::Declined);
+        ctx.land(Landing::Declined(job.demand.counted()));
         ctx.flight = None;
         ctx.asked.cache = CacheOutcome::Bypass;
         ctx.asked.cache_detail = "fwd=bypass";
-        return Err(refusal);
+        return Err(stop);
     }
     Ok(verdict)
 }
@@ -114,10 +117,11 @@ async fn seek(gateway: &Gateway, ctx: &mut Context, job: Job, control: Control) 
 /// Looks again.
 pub(super) async fn ask_again(
     gateway: &Gateway,
+    session: &mut Session,
     ctx: &mut Context,
     aboard: Aboard,
     why: Again,
-) -> Result<Verdict, Refusal> {
+) -> Result<Verdict, Stop> {
     let Aboard { follower, keep, job, age_max } = aboard;
     drop(follower);
     ctx.guards.follows = None;
@@ -125,7 +129,7 @@ pub(super) async fn ask_again(
         Again::Declined => job.keep,
         Again::Unrendered => Some(keep.only()),
     };
-    ask(gateway, ctx, Job { keep, ..job }, Control { age_max, ..Control::default() }).await
+    ask(gateway, session, ctx, Job { keep, ..job }, Control { age_max, ..Control::default() }).await
 }
 
 fn miss(ctx: &mut Context, detail: &'static str) {

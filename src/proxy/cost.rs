@@ -6,6 +6,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use pingora::{Error, ErrorType};
+use pingora_proxy::Session;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -16,6 +18,7 @@ use crate::route::Server;
 use crate::store::Period;
 use crate::wire::{Demand, Prompt};
 
+use super::body::Stop;
 use super::context::{Asked, Context, Job};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
@@ -29,8 +32,13 @@ pub(super) fn minds_tokens(asked: &Asked) -> bool {
     asked.subjects.limit_tokens() || budgets.iter().any(|budget| budget.goods == Goods::Tokens)
 }
 
-/// Reserves what a request may cost, or says which limit or budget does not allow it.
-pub(super) async fn reserve(gateway: &Gateway, ctx: &mut Context, job: &mut Job) -> Result<(), Refusal> {
+/// Reserves what a request may cost, or says which limit or budget does not allow it. The caller may leave meanwhile.
+pub(super) async fn reserve(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    job: &mut Job,
+) -> Result<(), Stop> {
     let account = ctx.asked.caller.as_ref().map(|caller| caller.member.account.clone());
     let budgets = account.as_ref().is_some_and(|account| !account.grant().budgets.is_empty());
     if !minds_tokens(&ctx.asked) && !budgets {
@@ -41,14 +49,20 @@ pub(super) async fn reserve(gateway: &Gateway, ctx: &mut Context, job: &mut Job)
     let least = job.demand.completion_tokens;
     let fits = ctx.asked.subjects.would_reserve(account.as_ref(), least, gateway.clock.now(), spent);
     if let Err(refused) = fits {
+        // When there will be enough for its prompt too, as far as it is known; or it would come back in vain.
+        let likely = least.saturating_add(job.demand.estimate);
+        let would = ctx.asked.subjects.would_reserve(account.as_ref(), likely, gateway.clock.now(), spent);
+        let refused = would.err().filter(|likely| likely.wait.is_some()).unwrap_or(refused);
         ctx.asked.tokens = refused.level;
-        return Err(Refusal::Limited(refused));
+        return Err(Refusal::Limited(refused).into());
     }
-    let prompt = match minds_tokens(&ctx.asked) {
-        true => timeout(COUNT_TIME_MAX, prompt_tokens(gateway, job)).await.unwrap_or(job.demand.estimate),
-        false => 0,
+    let prompt = if minds_tokens(&ctx.asked) {
+        let counted = counted(gateway, session, job).await?;
+        job.demand.note_counted(Some(counted));
+        counted
+    } else {
+        0
     };
-    job.demand.prompt = Prompt::None;
     let tokens = prompt.saturating_add(job.demand.completion_tokens);
     let reservation = ctx.asked.subjects.reserve(account.as_ref(), tokens, gateway.clock.now(), spent);
     let level = reservation.as_ref().map_or_else(|refused| refused.level, |reservation| reservation.level);
@@ -83,12 +97,27 @@ pub(super) fn period(span: Span) -> Period {
     }
 }
 
+/// The tokens of the prompt, unless the caller leaves before a server has counted them.
+async fn counted(gateway: &Gateway, session: &mut Session, job: &Job) -> Result<u64, Stop> {
+    tokio::select! {
+        biased;
+        counted = timeout(COUNT_TIME_MAX, prompt_tokens(gateway, job)) => {
+            Ok(counted.unwrap_or(job.demand.estimate))
+        }
+        gone = session.downstream_session.read_body_or_idle(true) => {
+            let gone = gone.err().unwrap_or_else(|| Error::new(ErrorType::ConnectionClosed));
+            Err(Stop::Left(gone.into_down()))
+        }
+    }
+}
+
 /// The tokens of the prompt: counted by a server, or estimated.
 async fn prompt_tokens(gateway: &Gateway, job: &Job) -> u64 {
     let Demand { prompt, estimate, .. } = &job.demand;
     let server = job.resolved.upstream.some_server();
     match (prompt, server) {
         (Prompt::None, _) => 0,
+        (Prompt::Counted(tokens), _) => *tokens,
         (Prompt::Unknown, _) | (_, None) => *estimate,
         (Prompt::Body(path), Some(server)) => {
             let counted = count(gateway, &server, path, job.body.clone(), "input_tokens").await;

@@ -16,17 +16,16 @@ use super::respond;
 /// What is told of an answer that ended before its end.
 pub(super) const BROKE_OFF: Refusal = Refusal::UpstreamError("broke off in the middle of its answer");
 
-/// A caller that left while its own body was on its way.
-pub(super) fn left_while_sending(gateway: &Gateway, ctx: &mut Context, error: Box<Error>) -> Box<Error> {
+/// A caller that left before a server was asked: while its own body was on its way, or while it waited.
+pub(super) fn left(
+    gateway: &Gateway,
+    session: &mut Session,
+    ctx: &mut Context,
+    error: Box<Error>,
+) -> Box<Error> {
     ctx.told.left = true;
-    gateway.metrics.disconnected(Phase::Sending);
-    error
-}
-
-/// A caller that left while it waited for a slot.
-pub(super) fn left_while_waiting(gateway: &Gateway, ctx: &mut Context, error: Box<Error>) -> Box<Error> {
-    ctx.told.left = true;
-    gateway.metrics.disconnected(Phase::Waiting);
+    let read = session.downstream_session.is_body_done();
+    gateway.metrics.disconnected(if read { Phase::Waiting } else { Phase::Sending });
     error
 }
 

@@ -12,6 +12,7 @@ use crate::wire::error_event;
 
 use super::admit::Verdict;
 use super::ask::{self, Aboard, Again};
+use super::body::Stop;
 use super::context::{Context, vacate};
 use super::failure::BROKE_OFF;
 use super::gateway::Gateway;
@@ -25,7 +26,7 @@ pub(super) async fn follow(
     session: &mut Session,
     ctx: &mut Context,
     mut aboard: Aboard,
-) -> Result<Option<Result<Verdict, Refusal>>> {
+) -> Result<Option<Result<Verdict, Stop>>> {
     let live = aboard.follower.form() == aboard.keep.form;
     let mut head: Option<Head> = None;
     let mut held: Vec<Bytes> = Vec::new();
@@ -46,8 +47,9 @@ pub(super) async fn follow(
     };
     drop(held);
     let head = match (head, landing) {
-        (_, Landing::Declined) => {
-            return Ok(Some(ask::ask_again(gateway, ctx, aboard, Again::Declined).await));
+        (_, Landing::Declined(counted)) => {
+            aboard.job.demand.note_counted(counted);
+            return Ok(Some(ask::ask_again(gateway, session, ctx, aboard, Again::Declined).await));
         }
         (Some(head), Landing::Whole) => head,
         (None, Landing::Whole) | (_, Landing::Lost) => {
@@ -66,7 +68,7 @@ pub(super) async fn follow(
     let body = follower.rendering(keep.form).get_or_init(render).await.clone();
     ask::note_rendering(gateway, body.is_some());
     let Some(body) = body else {
-        return Ok(Some(ask::ask_again(gateway, ctx, aboard, Again::Unrendered).await));
+        return Ok(Some(ask::ask_again(gateway, session, ctx, aboard, Again::Unrendered).await));
     };
     let head = Head { content_type: Bytes::from_static(keep.form.content_type().as_bytes()), ..head };
     whole(gateway, session, ctx, &head, body).await.map(|()| None)
@@ -155,7 +157,7 @@ async fn end(
     let failure = match landing {
         Landing::Whole => None,
         Landing::Broken(refusal) => Some(refusal),
-        Landing::Lost | Landing::Declined => Some(BROKE_OFF),
+        Landing::Lost | Landing::Declined(_) => Some(BROKE_OFF),
     };
     let last = failure.as_ref().map(|refusal| {
         let error = respond::broken_stream(refusal, ctx.arrival.protocol);

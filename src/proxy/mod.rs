@@ -94,7 +94,7 @@ impl ProxyHttp for Proxy {
         while let Ok(Verdict::Follow(aboard)) = verdict {
             match follow::follow(gateway, session, ctx, *aboard).await? {
                 None => return Ok(true),
-                Some(next) => verdict = next.map_err(Stop::from),
+                Some(next) => verdict = next,
             }
         }
         match verdict {
@@ -107,7 +107,7 @@ impl ProxyHttp for Proxy {
             Ok(Verdict::Preflight) => respond::preflight(gateway, session, ctx).await?,
             Ok(Verdict::Own(own)) => answer_own(gateway, session, ctx, own).await?,
             Err(Stop::Refused(refusal)) => respond::refuse(gateway, session, ctx, refusal).await?,
-            Err(Stop::Left(error)) => return Err(failure::left_while_sending(gateway, ctx, error)),
+            Err(Stop::Left(error)) => return Err(failure::left(gateway, session, ctx, error)),
         }
         Ok(true)
     }
@@ -126,7 +126,7 @@ impl ProxyHttp for Proxy {
                 respond::refuse(&self.0, session, ctx, refusal).await?;
                 Ok(false)
             }
-            Err(Stop::Left(error)) => Err(failure::left_while_waiting(&self.0, ctx, error)),
+            Err(Stop::Left(error)) => Err(failure::left(&self.0, session, ctx, error)),
         }
     }
 

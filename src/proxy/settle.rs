@@ -56,6 +56,9 @@ fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
     let failed = told.refusal.is_some() || ctx.route.failure.is_some() || told.failed || told.status >= 400;
     let unasked = ctx.job.is_some() && ctx.route.attempts == 0;
     if failed || unasked || asked.upstream.is_none() {
+        if let Some(reservation) = reservation {
+            reservation.settle(0, gateway.clock.now());
+        }
         return;
     }
     let mut counts = Counts { requests: 1, ..Counts::default() };

@@ -48,6 +48,25 @@ pub enum Prompt {
     Texts { texts: Vec<String>, tokens: u64 },
     /// Only the estimate is there.
     Unknown,
+    /// It has been counted.
+    Counted(u64),
+}
+
+impl Demand {
+    /// Takes in that the prompt was counted, for this request or for its twin.
+    pub fn note_counted(&mut self, tokens: Option<u64>) {
+        if let Some(tokens) = tokens {
+            self.prompt = Prompt::Counted(tokens);
+        }
+    }
+
+    /// What it was counted to be.
+    pub fn counted(&self) -> Option<u64> {
+        match self.prompt {
+            Prompt::Counted(tokens) => Some(tokens),
+            _ => None,
+        }
+    }
 }
 
 /// What a body asks of an endpoint. `counts`: whether the prompt is to be counted, not only estimated.
@@ -116,7 +135,7 @@ fn texts(prompt: Option<&Value>) -> (Prompt, u64) {
 /// The likely number of tokens in all text of a value.
 fn estimate(value: &Value) -> u64 {
     match value {
-        Value::String(text) if text.starts_with("data:") => MEDIA_TOKENS,
+        Value::String(text) if is_media(text) => MEDIA_TOKENS,
         Value::String(text) => {
             let ascii = text.bytes().filter(u8::is_ascii).count() as u64;
             let others = text.len() as u64 - ascii;
@@ -127,6 +146,12 @@ fn estimate(value: &Value) -> u64 {
         Value::Object(members) => PLACE_TOKENS + members.values().map(estimate).sum::<u64>(),
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
+}
+
+/// Whether it is an image or a sound in a `data:` URL (RFC 2397), and not a text that begins like one.
+fn is_media(text: &str) -> bool {
+    let head = text.strip_prefix("data:").and_then(|rest| rest.split_once(','));
+    head.is_some_and(|(head, _)| head.ends_with(";base64") && !head.contains(char::is_whitespace))
 }
 
 #[cfg(test)]
@@ -183,5 +208,6 @@ mod tests {
         assert_eq!(of(r#"{"messages":[{"content":"日本語"}]}"#), 8 + 5);
         let image = r#"{"messages":[{"content":[{"image_url":{"url":"data:image/png;base64,AAAA"}}]}]}"#;
         assert_eq!(of(image), 3 * 8 + MEDIA_TOKENS);
+        assert_eq!(of(r#"{"messages":[{"content":"data: a, b"}]}"#), 8 + 4, "a text that begins like one");
     }
 }

@@ -1,5 +1,7 @@
 //! What a review found: ways around limits, and what was charged or held wrongly. Each failed before it was mended.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::support::client::{Request, get, post};
@@ -251,4 +253,62 @@ async fn what_was_read_of_a_body_is_not_held_while_its_tokens_are_counted() {
     }
     let grown = (gateway.resident_bytes() - idle) >> 20;
     assert!(grown < 96, "{grown} MiB for six bodies of 2 MB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_while_its_prompt_is_counted_gives_back_its_place() {
+    let llama = scripted().holds_counts().start().await;
+    let keys = auth(&[("alice", "sk-alice", "limits: {tokens: 100000/day, concurrent: 1}")]);
+    let gateway = before(&llama, &keys).await;
+    let caller = gateway.caller().await.ask(chat("a").key("sk-alice")).await;
+    eventually!(llama.counted() == 1);
+    let usage = async || gateway.send(get("/v1/usage").key("sk-alice")).await.json();
+    assert_eq!(usage().await["limits"]["concurrent"]["now"], 1);
+    drop(caller);
+    let left = Instant::now();
+    eventually!(usage().await["limits"]["concurrent"]["now"] == 0);
+    assert!(left.elapsed() < Duration::from_secs(1), "the count goes on for 2 s: {:?}", left.elapsed());
+    let disconnects = async |phase| {
+        gateway.scrape().await.sum("ai_gateway_client_disconnects_total", &[("phase", phase)])
+    };
+    assert_eq!((disconnects("waiting").await, disconnects("sending").await), (1.0, 0.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_prompt_of_twins_is_counted_once() {
+    let llama = scripted().holds_counts().start().await;
+    let keys = auth(&[("alice", "sk-alice", "limits: {tokens: 300/day}")]);
+    let gateway = before(&llama, &keys).await;
+    let twin = json!({"messages": [{"role": "user", "content": "a"}], "max_tokens": 299});
+    let mut callers = Vec::new();
+    for _ in 0..20 {
+        let request = post("/v1/chat/completions").json(&twin).key("sk-alice");
+        callers.push(gateway.caller().await.ask(request).await);
+    }
+    eventually!(gateway.scrape().await.sum("ai_gateway_flight_followers", &[]) == 19.0);
+    llama.release_all();
+    for caller in callers {
+        assert_eq!(caller.answering("POST").await.status, 429);
+    }
+    assert_eq!(llama.counted(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn places_are_taken_before_the_body_even_where_models_are_limited() {
+    let llama = scripted().start().await;
+    let keys = auth(&[("alice", "sk-alice", "limits: {concurrent: 1}")]);
+    let model = "models: {tiny: {upstream: local, limits: {requests: 1000/h, concurrent: 3}}}\n";
+    let gateway = gateway::before(&llama).yaml(&(keys + model)).unprobed().start().await;
+    let mut callers = Vec::new();
+    for _ in 0..20 {
+        let mut caller = gateway.caller().await;
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-alice\r\n\
+            content-length: 100000\r\n\r\n";
+        caller.send_raw(head.as_bytes()).await;
+        callers.push(caller);
+    }
+    let refused = async || gateway.scrape().await.sum("ai_gateway_limit_refusals_total", &[]);
+    eventually!(refused().await == 19.0);
+    drop(callers);
+    eventually!(gateway.send(chat("b").key("sk-alice")).await.status == 200);
 }
