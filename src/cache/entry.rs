@@ -104,28 +104,22 @@ impl Husk {
     }
 }
 
-/// Gathers the chunks of an answer, up to a bound. A chunk is shared with the answer on its way, not copied.
-#[derive(Debug)]
+/// Gathers the chunks of an answer. A chunk is shared with the answer on its way, not copied.
+#[derive(Debug, Default)]
 pub struct Recording {
     chunks: Vec<Bytes>,
     bytes: usize,
-    bytes_max: usize,
 }
 
 impl Recording {
-    pub fn new(bytes_max: usize) -> Self {
-        Self { chunks: Vec::new(), bytes: 0, bytes_max }
+    /// What has been recorded.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    /// Takes in a chunk; false once the answer is larger than the bound.
-    pub fn push(&mut self, chunk: &Bytes) -> bool {
+    pub fn push(&mut self, chunk: &Bytes) {
         self.bytes += chunk.len();
-        if self.bytes > self.bytes_max {
-            self.chunks = Vec::new();
-            return false;
-        }
         self.chunks.push(chunk.clone());
-        true
     }
 
     /// The answer in one piece: copied once, so that it does not hold on to the larger buffers that its chunks were

@@ -316,7 +316,9 @@ fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_s
         let now = gateway.clock.now();
         ctx.route.timing.byte(now);
         ctx.told.first_byte.get_or_insert(now.saturating_sub(ctx.arrival.begun));
-        let ended = tap.chunk(chunk, now.saturating_sub(ctx.arrival.begun));
+        let share = ctx.guards.body.as_mut();
+        let room = |bytes| share.is_some_and(|share| gateway.bodies.grow(share, bytes));
+        let ended = tap.chunk(chunk, now.saturating_sub(ctx.arrival.begun), room);
         if let Some(leader) = &ctx.leads {
             leader.push(chunk);
         }

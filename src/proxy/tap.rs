@@ -14,16 +14,19 @@ use crate::wire::{BodyKind, Usage, Watch, error_event};
 
 use super::context::{Job, Keep};
 
-/// A plain answer that is not kept is read up to here for what it says of its usage.
-const READ_BYTES_MAX: usize = 1 << 20;
+/// A plain answer that is not kept is read up to here for what it says of its usage, and further as far as
+/// `body.total` has room for it.
+const READ_FREELY_BYTES_MAX: usize = 1 << 20;
+const READ_BYTES_MAX: usize = 64 << 20;
 
 /// One answer.
 #[derive(Debug)]
 pub(super) struct Tap {
     kind: Kind,
     keep: Option<Keep>,
-    /// `None`: larger than what is kept, or not of interest.
+    /// `None`: larger than what is kept or read, or not of interest.
     recording: Option<Recording>,
+    entry_bytes_max: usize,
     content_type: Bytes,
     /// Whether its end can be told from its being cut off: by a length or by chunks.
     framed: bool,
@@ -110,20 +113,21 @@ impl Tap {
             _ => Kind::Other,
         };
         let keep = job.keep.filter(|_| ok && framed && !matches!(kind, Kind::Other));
-        let recording = match (keep, &kind) {
-            (Some(_), _) => Some(Recording::new(entry_bytes_max)),
-            (None, Kind::Json(_)) => Some(Recording::new(READ_BYTES_MAX)),
-            (None, _) => None,
-        };
+        let recorded = keep.is_some() || matches!(kind, Kind::Json(_));
+        let recording = recorded.then(Recording::default);
         let marked = job.endpoint.body == BodyKind::Json;
-        Self { kind, keep, recording, content_type, framed, marked, whole: false }
+        Self { kind, keep, recording, entry_bytes_max, content_type, framed, marked, whole: false }
     }
 
-    /// Takes in a chunk. `Some` once: when a stream's end mark has passed, whatever may follow it.
-    pub(super) fn chunk(&mut self, chunk: &Bytes, took: Duration) -> Option<End> {
-        if self.recording.as_mut().is_some_and(|recording| !recording.push(chunk)) {
-            self.recording = None;
-        }
+    /// Takes in a chunk. `Some` once: when a stream's end mark has passed, whatever may follow it. `room`: whether so
+    /// many bytes more may be held.
+    pub(super) fn chunk(
+        &mut self,
+        chunk: &Bytes,
+        took: Duration,
+        room: impl FnOnce(u64) -> bool,
+    ) -> Option<End> {
+        self.record(chunk, room);
         let Kind::Stream(watch) = &mut self.kind else { return None };
         watch.feed(chunk);
         let ends = watch.ended() && watch.cut().is_empty() && !self.whole;
@@ -132,6 +136,22 @@ impl Tap {
             let body = self.recording.take().map(Recording::into_body);
             self.kept(body, took)
         })
+    }
+
+    fn record(&mut self, chunk: &Bytes, room: impl FnOnce(u64) -> bool) {
+        let Some(recording) = &mut self.recording else { return };
+        let bytes = recording.bytes() + chunk.len();
+        self.keep = self.keep.filter(|_| bytes <= self.entry_bytes_max);
+        let read = || {
+            let free = bytes <= READ_FREELY_BYTES_MAX;
+            matches!(self.kind, Kind::Json(_))
+                && (free || bytes <= READ_BYTES_MAX && room(chunk.len() as u64))
+        };
+        if self.keep.is_some() || read() {
+            recording.push(chunk);
+        } else {
+            self.recording = None;
+        }
     }
 
     /// Whether it is a stream whose end mark has passed.

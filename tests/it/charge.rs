@@ -312,3 +312,21 @@ async fn places_are_taken_before_the_body_even_where_models_are_limited() {
     drop(callers);
     eventually!(gateway.send(chat("b").key("sk-alice")).await.status == 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_plain_answer_is_charged_what_it_says() {
+    let word: &'static str = "x".repeat(2 << 20).leak();
+    let llama = scripted().streams([word, "!", "!", "!"]).start().await;
+    let gateway = before(&llama, &tokens("1000/day")).await;
+    let answer = gateway.send(chat("x").key("sk-alice")).await;
+    let line = gateway.line_of(answer.request_id()).await;
+    assert_eq!((answer.status, line.number("completion_tokens")), (200, 4), "{line:?}");
+    let used = line.number("completion_tokens") + line.number("prompt_tokens");
+    assert_eq!(left(&gateway).await, 1000 - used);
+    // It does not fit where the bodies have no room for it, and then what was reserved is what counts.
+    let gateway = before(&llama, &(tokens("1000/day") + "body: {max: 1MiB, total: 1MiB}\n")).await;
+    let answer = gateway.send(chat("x").key("sk-alice")).await;
+    let line = gateway.line_of(answer.request_id()).await;
+    assert!(line.fields["completion_tokens"].is_null(), "{line:?}");
+    assert!(left(&gateway).await <= 1000 - 256);
+}
