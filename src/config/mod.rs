@@ -16,6 +16,7 @@ mod limits;
 mod listen;
 mod models;
 mod process;
+mod request;
 mod section;
 mod settings;
 mod source;

@@ -1,6 +1,7 @@
 //! `models`: what callers may name, and which upstream answers to it.
 
 use super::limits::allowance;
+use super::request;
 use super::section::{Field, Section, suggest};
 use super::settings::ModelSettings;
 use super::value::{self, Read};
@@ -23,7 +24,7 @@ fn model(name: &str, field: &Field, models: &[&str], upstreams: &[&str]) -> Mode
     let upstream = upstreams.first().copied().unwrap_or_default().to_owned();
     let rule = ModelRule { pattern: name.to_owned(), upstream, rename: None };
     let (limits, key_limits) = (Allowance::default(), Allowance::default());
-    let mut model = ModelSettings { rule, limits, key_limits, answers: None };
+    let mut model = ModelSettings { rule, limits, key_limits, request: None, answers: None };
 
     let upstream = |text: &str| one_of("an upstream", text, upstreams);
     if field.is_scalar() {
@@ -41,21 +42,12 @@ fn model(name: &str, field: &Field, models: &[&str], upstreams: &[&str]) -> Mode
                 _ => one_of("a model", text, models),
             })
         });
-        section.idle("request", "requests are not changed by it", |field| field.section(request));
+        model.request = section.take("request").and_then(|field| field.section(request::read));
         model.limits = section.section("limits", allowance);
         model.key_limits = section.section("key_limits", allowance);
         model.answers = section.value("cache", value::answers);
     });
     model
-}
-
-/// What the gateway would change in the body. Members of `set` and `default` are the body's own, of any kind.
-fn request(section: &mut Section) {
-    for key in ["set", "default"] {
-        section.take(key).map(|field| field.members());
-    }
-    section.values("remove", value::text);
-    section.value("max_tokens", value::count);
 }
 
 /// The name of a thing the file knows.

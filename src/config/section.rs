@@ -75,7 +75,12 @@ impl<'a> Field<'a> {
 
     /// Whether this is a short form, one value where a mapping may stand.
     pub(super) fn is_scalar(&self) -> bool {
-        matches!(self.node.content, Content::Scalar(_))
+        matches!(self.node.content, Content::Scalar { .. })
+    }
+
+    /// Whether it is written in quotes, or as a block of text.
+    pub(super) fn is_quoted(&self) -> bool {
+        matches!(self.node.content, Content::Scalar { quoted: true, .. })
     }
 
     pub(super) fn is_list(&self) -> bool {
@@ -93,9 +98,9 @@ impl<'a> Field<'a> {
 
     fn text(&self) -> Read<String> {
         match &self.node.content {
-            Content::Scalar(text) => interpolate(text, self.source.environment),
+            Content::Scalar { text, .. } => interpolate(text, self.source.environment),
             Content::Mapping(entries) if entries.len() == 1 && entries[0].name == "file" => {
-                let Content::Scalar(path) = &entries[0].node.content else {
+                let Content::Scalar { text: path, .. } = &entries[0].node.content else {
                     return Err("expected the path of a file after `file:`".to_owned());
                 };
                 let path = self.resolve(interpolate(path, self.source.environment)?);
@@ -185,6 +190,10 @@ pub(super) struct Section<'a> {
 }
 
 impl<'a> Section<'a> {
+    pub(super) fn fault(&self, message: impl Into<String>) {
+        self.source.fault(self.place, &self.path, message);
+    }
+
     pub(super) fn take(&mut self, key: &'static str) -> Option<Field<'a>> {
         self.known.push(key);
         let entry = self.entries.iter().find(|entry| entry.name == key)?;

@@ -11,6 +11,7 @@ use crate::auth::Key;
 use crate::cache::{Answers, CachePolicy};
 use crate::limit::{Allowance, Budget, Rate};
 use crate::route::{ModelRule, Secret, UpstreamSpec};
+use crate::wire::RequestRules;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -54,6 +55,8 @@ pub struct ModelSettings {
     pub limits: Allowance,
     /// Of each key with this model; one that is `None` is as in `limits.key_model`.
     pub key_limits: Allowance,
+    /// What its callers may not decide.
+    pub request: Option<RequestRules>,
     /// What of this model's answers is kept, where it is less than `cache.answers`.
     pub answers: Option<Answers>,
 }

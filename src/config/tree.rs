@@ -26,7 +26,11 @@ pub(super) enum Content {
     /// Nothing was written, or `null`.
     Null,
     /// As written; what it means is the reader's question, not YAML's.
-    Scalar(String),
+    Scalar {
+        text: String,
+        /// It is a text whatever it looks like.
+        quoted: bool,
+    },
     List(Vec<Node>),
     Mapping(Vec<Entry>),
 }
@@ -45,7 +49,7 @@ impl Content {
     pub(super) fn describe(&self) -> &'static str {
         match self {
             Content::Null => "nothing",
-            Content::Scalar(_) => "a single value",
+            Content::Scalar { .. } => "a single value",
             Content::List(_) => "a list",
             Content::Mapping(_) => "a mapping",
         }
@@ -137,7 +141,7 @@ impl Builder<'_, '_> {
                 let plain = style == ScalarStyle::Plain;
                 let content = match text.as_ref() {
                     "" | "~" | "null" if plain => Content::Null,
-                    _ => Content::Scalar(text.into_owned()),
+                    _ => Content::Scalar { text: text.into_owned(), quoted: !plain },
                 };
                 self.add(Node { place, content }, anchor);
             }
@@ -218,7 +222,7 @@ impl Builder<'_, '_> {
 fn check_name(node: Node, lines: &mut HashMap<String, usize>, source: &Source) -> Option<(String, Place)> {
     let place = node.place;
     let found = node.content.describe();
-    let Content::Scalar(name) = node.content else {
+    let Content::Scalar { text: name, .. } = node.content else {
         source.fault(place, "", format!("expected a name before `:`, found {found}"));
         return None;
     };
@@ -235,7 +239,7 @@ fn check_name(node: Node, lines: &mut HashMap<String, usize>, source: &Source) -
 
 fn children(node: &Node) -> Vec<&Node> {
     match &node.content {
-        Content::Null | Content::Scalar(_) => Vec::new(),
+        Content::Null | Content::Scalar { .. } => Vec::new(),
         Content::List(items) => items.iter().collect(),
         Content::Mapping(entries) => entries.iter().map(|entry| &entry.node).collect(),
     }
@@ -248,7 +252,7 @@ fn count_nodes(node: &Node) -> usize {
 /// How many lists and mappings are nested in this node, itself included.
 fn depth(node: &Node) -> usize {
     match &node.content {
-        Content::Null | Content::Scalar(_) => 0,
+        Content::Null | Content::Scalar { .. } => 0,
         _ => 1 + children(node).into_iter().map(depth).max().unwrap_or(0),
     }
 }

@@ -134,8 +134,11 @@ async fn read(
     let body = body::read(session, gateway, share).await;
     ctx.asked.bytes_in = share.bytes();
     let body = body?;
-    let understood = understand(gateway, session, endpoint, &body).await?;
+    let mut understood = understand(gateway, session, endpoint, &body).await?;
     let resolved = resolve(gateway, understood.model(), &mut ctx.asked)?;
+    if let Some(rules) = gateway.request_rules(resolved.rule) {
+        understood.amend(endpoint, rules);
+    }
     Ok((body, understood, resolved))
 }
 
@@ -197,7 +200,7 @@ fn keep(
     control: Control,
 ) -> Option<Keep> {
     asked.stream = understood.stream();
-    let Understood::Json { document, stream } = understood else { return None };
+    let Understood::Json { document, stream, .. } = understood else { return None };
     let dialect = Dialect::of(endpoint.path);
     let form = Form::asked(dialect, *stream, &document.members);
     let key = asked.caller.as_ref().and_then(|caller| caller.member.answers);

@@ -11,6 +11,7 @@ use crate::limit::{Allowance, Gate, Limit, ModelShare};
 use crate::observe::{ANYBODY, Labels, Metrics, Sink, Writer};
 use crate::route::{Fleet, Server, Sign, Turn, Upstream};
 use crate::store::Ledger;
+use crate::wire::RequestRules;
 
 use super::clock::Clock;
 use super::refusal::Refusal;
@@ -91,6 +92,11 @@ impl Gateway {
             keys.iter().for_each(|key| self.metrics.know_key(&key.key.name));
             current.store(Arc::new(roster(&self.settings, keys, Some(&before), &self.clock)));
         }
+    }
+
+    /// What callers of a model may not decide.
+    pub fn request_rules(&self, rule: Option<usize>) -> Option<&RequestRules> {
+        self.settings.models.get(rule?)?.request.as_ref()
     }
 
     /// What of the answers to a key that keeps no more than `key`, and to a model, is kept: the least of what the file

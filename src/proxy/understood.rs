@@ -5,14 +5,19 @@ use http::header;
 use pingora_proxy::Session;
 
 use crate::route::{Prompt, Resolved};
-use crate::wire::{self, BodyKind, Demand, Document, Endpoint, Model};
+use crate::wire::{self, BodyKind, Changes, Demand, Document, Endpoint, Model, RequestRules, Work};
 
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 
 /// What the gateway read in a body.
 pub(super) enum Understood {
-    Json { document: Document, stream: bool },
+    Json {
+        document: Document,
+        stream: bool,
+        /// What the body is to say instead.
+        changes: Changes,
+    },
     Form { model: Option<Model> },
 }
 
@@ -35,7 +40,7 @@ pub(super) async fn understand(
     {
         return Err(Refusal::RemoteMedia(member));
     }
-    Ok(Understood::Json { document, stream })
+    Ok(Understood::Json { document, stream, changes: Changes::default() })
 }
 
 impl Understood {
@@ -43,6 +48,15 @@ impl Understood {
         match self {
             Self::Json { document, .. } => document.model.as_ref(),
             Self::Form { model } => model.as_ref(),
+        }
+    }
+
+    /// Makes the body say what the operator decides.
+    pub(super) fn amend(&mut self, endpoint: &Endpoint, rules: &RequestRules) {
+        if let Self::Json { document, changes, .. } = self
+            && endpoint.work == Work::Generate
+        {
+            rules.apply(endpoint, &mut document.members, changes);
         }
     }
 
@@ -68,9 +82,16 @@ impl Understood {
         }
     }
 
-    /// The body as the server gets it: as it came, unless an alias changes the model.
+    /// The body as the server gets it: as it came, unless an alias changes the model or the operator the rest.
     pub(super) fn forwarded(&self, body: Bytes, resolved: &Resolved) -> Bytes {
         match (self, &resolved.rename) {
+            (Self::Json { changes, .. }, rename) if !changes.is_empty() => {
+                let mut changes = changes.clone();
+                if let Some(name) = rename {
+                    changes.set("model", name.as_str());
+                }
+                changes.made_to(&body).map_or(body, Bytes::from)
+            }
             (_, None) => body,
             (Self::Json { document, .. }, Some(name)) => {
                 wire::rename_model(&body, document.model.as_ref(), name).into()

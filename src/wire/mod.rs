@@ -2,6 +2,7 @@
 
 mod endpoint;
 mod json;
+mod rewrite;
 mod multipart;
 mod media;
 mod sse;
@@ -20,5 +21,6 @@ pub use json::{Document, Fault, Model, parse, refuse_slot, rename_model, wants_s
 pub use media::remote as remote_media;
 pub use multipart::{model as multipart_model, rename as rename_multipart_model};
 pub use prefix::{BLOCK_BYTES, prefix};
+pub use rewrite::{Changes, RequestRules};
 pub use sse::{Watch, error_event};
 pub use usage::Usage;

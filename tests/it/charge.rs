@@ -1,8 +1,9 @@
 //! What a review found: ways around limits, and what was charged or held wrongly. Each failed before it was mended.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::support::client::{Request, get, post};
 use crate::support::expect::{auth, refused};
