@@ -31,7 +31,7 @@ impl Dialect {
     }
 
     /// Whether a stream's `include_usage` chooses what is told. Elsewhere usage is always told.
-    fn has_usage_option(self) -> bool {
+    pub fn has_usage_option(self) -> bool {
         matches!(self, Self::Chat | Self::Completions)
     }
 }

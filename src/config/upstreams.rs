@@ -44,6 +44,7 @@ fn upstream(name: &str, field: &Field) -> UpstreamSpec {
         timeouts: Timeouts::default(),
         retries: RETRIES,
         queue: QueueBounds::default(),
+        streamed: false,
     };
     if field.is_scalar() {
         upstream.servers.extend(field.value(|url| url.parse()).map(plain_server));
@@ -58,9 +59,7 @@ fn upstream(name: &str, field: &Field) -> UpstreamSpec {
         upstream.timeouts = section.section("timeouts", timeouts);
         upstream.retries = section.value("retries", value::number(0..=RETRIES_MAX)).unwrap_or(RETRIES);
         upstream.queue = section.section("queue", queue);
-        section.idle("streamed", "a server is asked for a stream where the caller asks for one", |field| {
-            field.value(value::choice(&[("always", ())]))
-        });
+        upstream.streamed = section.value("streamed", value::choice(&[("always", true)])).unwrap_or_default();
         section.idle("isolation", "keys may meet in one KV cache", |field| {
             field.value(value::choice(&[("key", ())]))
         });

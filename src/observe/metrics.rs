@@ -271,7 +271,7 @@ impl Metrics {
         for phase in Phase::ALL {
             self.disconnects.with_label_values(&[phase.name()]);
         }
-        for reason in ["connect", "broken"] {
+        for reason in ["connect", "broken", "unrendered"] {
             self.retries.with_label_values(&[reason]);
         }
         for result in ["success", "failure"] {

@@ -21,6 +21,7 @@ use super::context::{Asked, Caller, Context, InFlight, Job, Keep, vacate};
 use super::cost;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
+use super::turned::turn;
 use super::understood::{Understood, understand};
 
 /// More than any client of these protocols sends.
@@ -97,16 +98,19 @@ pub(super) async fn admit(
         // What cannot be used costs a request like any other.
         enter(gateway, ctx)?;
     }
-    let (body, understood, resolved) = read?;
+    let (body, mut understood, resolved) = read?;
 
     let control = cache_control(session);
     let keep = keep(gateway, session, endpoint, &understood, &resolved, &mut ctx.asked, control);
     let demand = understood.demand(endpoint, cost::minds_tokens(&ctx.asked));
     let prompt = understood.prompt(&resolved);
-    let body = understood.forwarded(body, &resolved);
+    let (body, turned) = turn(gateway, endpoint, &mut understood, &demand, &resolved, body);
+    let made = |keep: Keep| Keep { made: turned.as_ref().map_or(keep.form, |turned| turned.made), ..keep };
+    let keep = keep.map(made);
     // It takes many times its body, and what follows may take long.
     drop(understood);
-    ask(gateway, session, ctx, Job { endpoint, body, resolved, keep, demand, prompt }, control).await
+    let job = Job { endpoint, body, turned, resolved, keep, demand, prompt };
+    ask(gateway, session, ctx, job, control).await
 }
 
 /// Admits by limits of requests, or says which does not.
@@ -233,5 +237,5 @@ fn keep(
         headers: &keyed,
         body: &document.members,
     };
-    Some(Keep { key: question.key(), form, dialect, fingerprint })
+    Some(Keep { key: question.key(), form, made: form, dialect, fingerprint })
 }

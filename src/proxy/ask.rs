@@ -85,7 +85,7 @@ async fn seek(gateway: &Gateway, ctx: &mut Context, job: Job, control: Control) 
         let boarding = match look_up() {
             Some(entry) => Boarding::Fresh(entry),
             None if control.only_if_cached => return Err(Refusal::NotCached),
-            None => gateway.flights.board(keep.key, keep.form, look_up),
+            None => gateway.flights.board(keep.key, keep.made, look_up),
         };
         match boarding {
             Boarding::Fresh(entry) => {
@@ -105,7 +105,7 @@ async fn seek(gateway: &Gateway, ctx: &mut Context, job: Job, control: Control) 
                 ctx.flight = Some(Arc::clone(leader.flight()));
                 ctx.leads = Some(leader);
                 miss(ctx, "fwd=uri-miss");
-                return Ok(Verdict::Forward(Job { keep: Some(keep), ..job }));
+                return Ok(Verdict::Forward(job.kept(keep)));
             }
         }
     }

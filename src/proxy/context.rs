@@ -21,6 +21,7 @@ use super::session::Slot;
 use super::settle;
 use super::tap::Tap;
 use super::timing::Timing;
+use super::turned::{Cue, Turned};
 
 pub struct Context {
     pub(super) gateway: Arc<Gateway>,
@@ -29,6 +30,8 @@ pub struct Context {
     pub(super) told: Outcome,
     /// What goes to a server; `None` for what the gateway answers by itself.
     pub(super) job: Option<Job>,
+    /// Shared with the session wrapper.
+    pub(super) cue: Arc<Cue>,
     pub(super) route: Route,
     /// The answer on its way, from its header on.
     pub(super) tap: Option<Tap>,
@@ -125,6 +128,8 @@ pub(super) struct Job {
     pub(super) endpoint: &'static Endpoint,
     pub(super) body: Bytes,
     pub(super) resolved: Resolved,
+    /// How a plain answer is made of a stream, if it is.
+    pub(super) turned: Option<Box<Turned>>,
     /// How its answer is kept, if it is.
     pub(super) keep: Option<Keep>,
     /// What it may cost.
@@ -139,6 +144,8 @@ pub(super) struct Keep {
     pub(super) key: Key,
     /// In which it is asked for.
     pub(super) form: Form,
+    /// In which the server makes it.
+    pub(super) made: Form,
     pub(super) dialect: Option<Dialect>,
     /// What the servers reported of the model when the request came: an answer of another model is not kept.
     pub(super) fingerprint: [u8; 32],
@@ -147,7 +154,7 @@ pub(super) struct Keep {
 impl Keep {
     /// The same, for this form alone.
     pub(super) fn only(self) -> Self {
-        Self { key: only(&self.key, self.form), ..self }
+        Self { key: only(&self.key, self.form), made: self.form, ..self }
     }
 }
 
@@ -238,6 +245,7 @@ impl Context {
             },
             told: Outcome::default(),
             job: None,
+            cue: Arc::new(Cue::new(begun)),
             route: Route::default(),
             tap: None,
             leads: None,

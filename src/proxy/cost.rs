@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pingora::{Error, ErrorType};
-use pingora_proxy::Session;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use pingora::{Error, ErrorType};
+use pingora_proxy::Session;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 

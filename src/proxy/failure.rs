@@ -64,6 +64,15 @@ pub(super) fn cut(ctx: &mut Context, body: &mut Option<Bytes>) -> Result<()> {
     Ok(())
 }
 
+/// A stream of which a plain answer was to be made, and that said it failed.
+pub(super) fn failed(ctx: &mut Context) -> Result<()> {
+    const FAILED: Refusal = Refusal::UpstreamError("said that it failed in the middle of its answer");
+    ctx.route.failure = Some(FAILED);
+    ctx.land(Landing::Broken(FAILED));
+    Error::e_explain(ErrorType::InvalidHTTPHeader, "an error in the stream")
+        .map_err(|error: Box<Error>| error.into_up())
+}
+
 /// The last word on a request that failed for good. Refusals that could still be told have been; what is left are
 /// callers that are gone, and answers that had begun.
 pub(super) async fn end(

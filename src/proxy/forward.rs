@@ -10,17 +10,19 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use pingora_proxy::Session;
 
+use crate::cache::Landing;
 use crate::observe::Phase;
 use crate::route::{Entry, Errand, Lease, Server, Sign, Turned, Upstream, Wait};
 use crate::wire::HEADERS_PASSED;
 
 use super::body::Stop;
-use super::context::{Context, InFlight, Job};
+use super::context::{Context, InFlight, Job, Keep};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::refuser;
 use super::session::late_error;
 use super::timing::Late;
+use super::turned::UNRENDERED;
 
 /// llama-server closes an idle connection after 5.01 s (measured, b11434) and says so in a header Pingora's pool does
 /// not read.
@@ -111,6 +113,7 @@ pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<Htt
         // With no server left to try, what the last try met is the truer word.
         ctx.route.failure = choose_again(ctx).err().map(|none| ctx.route.met.take().unwrap_or(none));
     }
+    ctx.cue.set_holds(false);
     if let Some(refusal) = &ctx.route.failure {
         return Ok(Box::new(refuser::peer(refusal.told().status)));
     }
@@ -263,6 +266,9 @@ pub(super) fn broke_off(
         ctx.route.failure = Some(failure);
         return false;
     }
+    if ctx.cue.holds() {
+        return held_back(gateway, ctx, error, failure);
+    }
     if let (Some(lease), Some(job)) = (&ctx.route.lease, &ctx.job) {
         // It may have died, and come back with another model before the next try.
         lease.server().forget_report();
@@ -277,6 +283,26 @@ pub(super) fn broke_off(
         return true;
     }
     try_again(gateway, ctx, "broken", failure)
+}
+
+/// Takes in that an answer which was held back came to nothing. True: Pingora comes around again.
+fn held_back(gateway: &Gateway, ctx: &mut Context, error: &Error, failure: Refusal) -> bool {
+    if *error.etype() != UNRENDERED {
+        // Who followed it live has had a part of it: it is not begun anew.
+        ctx.route.failure.get_or_insert(failure);
+        return true;
+    }
+    // The stream itself is whole, for those who follow it as such.
+    ctx.land(Landing::Whole);
+    ctx.flight = None;
+    if let Some(job) = &mut ctx.job {
+        job.ask_plainly();
+        job.keep = job.keep.map(Keep::only);
+        ctx.cue.set_body(job.body.clone());
+    }
+    gateway.metrics.retried("unrendered");
+    ctx.route.met = Some(failure);
+    true
 }
 
 /// The timeout that an error stands for, if it is one.

@@ -31,6 +31,7 @@ mod settle;
 mod side;
 mod tap;
 mod timing;
+mod turned;
 mod understood;
 mod wait;
 
@@ -46,7 +47,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-use crate::cache::Landing;
+use crate::cache::{Form, Landing};
 use crate::wire::Own;
 
 use self::admit::Verdict;
@@ -114,7 +115,8 @@ impl ProxyHttp for Proxy {
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         if let Some(job) = &ctx.job {
-            session::wrap(session, &self.0, job.body.clone(), ctx);
+            ctx.cue.set_body(job.body.clone());
+            session::wrap(session, &self.0, ctx);
         }
         let chosen = forward::choose(&self.0, session, ctx).await;
         if chosen.is_err() {
@@ -183,6 +185,10 @@ impl ProxyHttp for Proxy {
         } else {
             ctx.told.status = answer.status.as_u16();
             frame(session, answer)?;
+            if ctx.tap.as_ref().is_some_and(Tap::gathers) {
+                answer.insert_header(header::CONTENT_TYPE, Form::Plain.content_type())?;
+                ctx.cue.set_holds(true);
+            }
         }
         if is_bodiless(answer) {
             // No body filter will see its end.
@@ -312,33 +318,49 @@ fn is_bodiless(answer: &ResponseHeader) -> bool {
 /// An answer's bytes on their way.
 fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
     let Some(tap) = &mut ctx.tap else { return Ok(()) };
-    if let Some(chunk) = body.as_ref().filter(|chunk| !chunk.is_empty()) {
+    let gathers = tap.gathers();
+    if let Some(chunk) = body.take_if(|chunk| !chunk.is_empty()) {
         let now = gateway.clock.now();
+        let elapsed = now.saturating_sub(ctx.arrival.begun);
         ctx.route.timing.byte(now);
-        ctx.told.first_byte.get_or_insert(now.saturating_sub(ctx.arrival.begun));
         let share = ctx.guards.body.as_mut();
         let room = |bytes| share.is_some_and(|share| gateway.bodies.grow(share, bytes));
-        let ended = tap.chunk(chunk, now.saturating_sub(ctx.arrival.begun), room);
+        let ended = tap.chunk(&chunk, elapsed, room);
         if let Some(leader) = &ctx.leads {
-            leader.push(chunk);
+            leader.push(&chunk);
         }
+        *body = Some(chunk).filter(|_| !gathers);
         if let Some(ended) = ended {
+            finish(gateway, ctx, body, ended)?;
             // From here on the caller has all of it: it may leave without waiting for the connection's own end.
-            keep(gateway, ctx, ended);
             ctx.complete();
+        }
+        if body.is_some() {
+            ctx.told.first_byte.get_or_insert(elapsed);
         }
     }
     if !end_of_stream {
         return Ok(());
     }
     let took = gateway.clock.now().saturating_sub(ctx.arrival.begun);
-    match ctx.tap.as_mut().map(|tap| tap.end(took)) {
+    let ended = ctx.tap.as_mut().filter(|tap| !tap.is_whole()).map(|tap| tap.end(took));
+    match ended {
         Some(End::Cut) => return failure::cut(ctx, body),
+        Some(End::Failed) if gathers => return failure::failed(ctx),
         Some(End::Failed) => ctx.told.failed = true,
-        Some(ended) => keep(gateway, ctx, ended),
+        Some(ended) => finish(gateway, ctx, body, ended)?,
         None => {}
     }
     ctx.land(Landing::Whole);
+    Ok(())
+}
+
+/// Takes in that an answer is whole.
+fn finish(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, ended: End) -> Result<()> {
+    keep(gateway, ctx, ended);
+    if ctx.tap.as_ref().is_some_and(Tap::gathers) {
+        *body = Some(turned::rendered(gateway, ctx)?);
+    }
     Ok(())
 }
 

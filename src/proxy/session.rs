@@ -34,6 +34,7 @@ use super::context::{Context, PermitSlot, vacate};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::timing::{Late, Timing};
+use super::turned::Cue;
 use super::wait::{late, poll_write, watch};
 
 /// What a caller may be behind those who follow its answer.
@@ -48,11 +49,12 @@ pub(super) fn late_error(late: Late) -> ErrorType {
 }
 
 /// Puts the wrapper on, with the body that Pingora is to send.
-pub(super) fn wrap(session: &mut Session, gateway: &Arc<Gateway>, body: Bytes, ctx: &Context) {
+pub(super) fn wrap(session: &mut Session, gateway: &Arc<Gateway>, ctx: &Context) {
     let inner = std::mem::replace(&mut *session.downstream_session, nobody());
     let wrapper = Wrapper {
         inner: Some(inner),
-        body,
+        cue: Arc::clone(&ctx.cue),
+        held: None,
         timing: Arc::clone(&ctx.route.timing),
         gateway: Arc::clone(gateway),
         sleep: None,
@@ -83,7 +85,9 @@ fn nobody() -> HttpSession {
 struct Wrapper {
     /// There until the wrapper is dropped.
     inner: Option<HttpSession>,
-    body: Bytes,
+    /// The body that Pingora is to send, and whether the answer's header waits for its body.
+    cue: Arc<Cue>,
+    held: Option<Box<ResponseHeader>>,
     timing: Arc<Timing>,
     gateway: Arc<Gateway>,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -191,11 +195,11 @@ impl CustomSession for Wrapper {
     }
 
     fn is_body_empty(&mut self) -> bool {
-        self.body.is_empty()
+        self.cue.body().is_empty()
     }
 
     fn get_retry_buffer(&self) -> Option<Bytes> {
-        Some(self.body.clone())
+        Some(self.cue.body())
     }
 
     fn retry_buffer_truncated(&self) -> bool {
@@ -242,6 +246,7 @@ impl CustomSession for Wrapper {
         }
         // The server's failure is nobody's leaving.
         let failed = tasks.pop_if(|task| matches!(task, HttpTask::Failed(_)));
+        let tasks = self.cue.hold(tasks, &mut self.held, self.gateway.clock.now())?;
         let ends = tasks.iter().any(HttpTask::is_end);
         let written = match tasks.is_empty() || self.hidden {
             true => Ok(ends),

@@ -34,6 +34,10 @@ pub(super) struct Tap {
     marked: bool,
     /// The end mark has passed.
     whole: bool,
+    /// It is a stream that a plain answer is made of.
+    gathers: bool,
+    /// All of that.
+    gathered: Option<Bytes>,
 }
 
 #[derive(Debug)]
@@ -113,10 +117,22 @@ impl Tap {
             _ => Kind::Other,
         };
         let keep = job.keep.filter(|_| ok && framed && !matches!(kind, Kind::Other));
-        let recorded = keep.is_some() || matches!(kind, Kind::Json(_));
+        let gathers = job.turned.is_some() && matches!(kind, Kind::Stream(_));
+        let recorded = gathers || keep.is_some() || matches!(kind, Kind::Json(_));
         let recording = recorded.then(Recording::default);
         let marked = job.endpoint.body == BodyKind::Json;
-        Self { kind, keep, recording, entry_bytes_max, content_type, framed, marked, whole: false }
+        Self {
+            kind,
+            keep,
+            recording,
+            entry_bytes_max,
+            content_type,
+            framed,
+            marked,
+            whole: false,
+            gathers,
+            gathered: None,
+        }
     }
 
     /// Takes in a chunk. `Some` once: when a stream's end mark has passed, whatever may follow it. `room`: whether so
@@ -134,6 +150,7 @@ impl Tap {
         ends.then(|| {
             self.whole = true;
             let body = self.recording.take().map(Recording::into_body);
+            self.gathered = body.clone().filter(|_| self.gathers);
             self.kept(body, took)
         })
     }
@@ -144,7 +161,7 @@ impl Tap {
         self.keep = self.keep.filter(|_| bytes <= self.entry_bytes_max);
         let read = || {
             let free = bytes <= READ_FREELY_BYTES_MAX;
-            matches!(self.kind, Kind::Json(_))
+            (self.gathers || matches!(self.kind, Kind::Json(_)))
                 && (free || bytes <= READ_BYTES_MAX && room(chunk.len() as u64))
         };
         if self.keep.is_some() || read() {
@@ -154,6 +171,16 @@ impl Tap {
         }
     }
 
+    /// Whether the bytes are held back, because a plain answer is made of them.
+    pub(super) fn gathers(&self) -> bool {
+        self.gathers
+    }
+
+    /// All bytes of such an answer.
+    pub(super) fn gathered(&self) -> Option<Bytes> {
+        self.gathered.clone()
+    }
+
     /// Whether it is a stream whose end mark has passed.
     pub(super) fn is_whole(&self) -> bool {
         self.whole
@@ -161,7 +188,7 @@ impl Tap {
 
     fn kept(&self, body: Option<Bytes>, took: Duration) -> End {
         match (self.keep, body) {
-            (Some(Keep { key, form, .. }), Some(body)) => {
+            (Some(Keep { key, made: form, .. }), Some(body)) => {
                 let content_type = self.content_type.clone();
                 let answer = Answer { form, content_type, body, worth: self.worth(took) };
                 End::Keep(Keepsake { key, answer })
@@ -170,12 +197,10 @@ impl Tap {
         }
     }
 
-    /// Takes in that the server sent its last byte, and how long the whole took.
+    /// Takes in that the server sent its last byte, and how long the whole took. A stream that is whole has ended before.
     pub(super) fn end(&mut self, took: Duration) -> End {
-        if self.whole {
-            return End::Whole;
-        }
         let body = self.recording.take().map(Recording::into_body);
+        self.gathered = body.clone().filter(|_| self.gathers);
         let good = match (&mut self.kind, &body) {
             (Kind::Stream(watch), _) if watch.failed() => return End::Failed,
             (Kind::Stream(watch), _) if !watch.ended() && self.marked => return End::Cut,
@@ -208,10 +233,10 @@ impl Tap {
     /// Whether the answer is a stream of events; then, what ends it when it cannot go on.
     pub(super) fn last_event(&self, error: &str) -> Option<Bytes> {
         match &self.kind {
-            Kind::Stream(watch) => {
+            Kind::Stream(watch) if !self.gathers => {
                 Some(Bytes::from(watch.cut().to_owned() + &error_event(watch.protocol(), error)))
             }
-            Kind::Json(_) | Kind::Other => None,
+            _ => None,
         }
     }
 

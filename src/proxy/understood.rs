@@ -18,7 +18,9 @@ pub(super) enum Understood {
         /// What the body is to say instead.
         changes: Changes,
     },
-    Form { model: Option<Model> },
+    Form {
+        model: Option<Model>,
+    },
 }
 
 pub(super) async fn understand(

@@ -177,6 +177,8 @@ pub struct UpstreamSpec {
     /// Tries after the first.
     pub retries: u32,
     pub queue: QueueBounds,
+    /// Whether generations are asked for as streams even where callers want plain answers.
+    pub streamed: bool,
 }
 
 /// One line of `models`.

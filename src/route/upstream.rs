@@ -1,6 +1,6 @@
 //! A named group of servers: which of them takes the next request, and who waits until one can.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub struct Upstream {
     pub servers: Vec<Arc<Server>>,
     turn: AtomicUsize,
     line: Mutex<Line>,
+    /// Milliseconds: until then plain answers are asked for plainly, whatever the file says.
+    plain_until_ms: AtomicU64,
 }
 
 /// Who waits, and how long a slot is held on the whole.
@@ -171,7 +173,23 @@ impl Upstream {
         let trusted = spec.kind == Kind::OpenAi;
         let server = |server: &_| Arc::new(Server::new(Clone::clone(server), spec.health.clone(), trusted));
         let servers = spec.servers.iter().map(server).collect();
-        Self { servers, spec, turn: AtomicUsize::new(0), line: Mutex::default() }
+        Self {
+            servers,
+            spec,
+            turn: AtomicUsize::new(0),
+            line: Mutex::default(),
+            plain_until_ms: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether a plain answer is asked for as a stream.
+    pub fn streams_always(&self, now: Duration) -> bool {
+        self.spec.streamed && now.as_millis() >= u128::from(self.plain_until_ms.load(Ordering::Relaxed))
+    }
+
+    /// Takes in that a stream had no plain form: others may have none either.
+    pub fn stream_not_before(&self, then: Duration) {
+        self.plain_until_ms.store(u64::try_from(then.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {

@@ -22,7 +22,8 @@ const ASCII_BYTES_IN_A_TOKEN: u64 = 3;
 const OTHER_BYTES_IN_A_TOKEN: u64 = 2;
 
 /// Members that one `max_tokens` or another stands in; llama-server reads them all on all its endpoints.
-pub(super) const COMPLETION_MAX: [&str; 4] = ["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"];
+pub(super) const COMPLETION_MAX: [&str; 4] =
+    ["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"];
 
 /// What is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -168,7 +168,11 @@ mod tests {
             return body.to_owned();
         }
         let made = String::from_utf8(changes.made_to(body.as_bytes()).expect("an object")).expect("UTF-8");
-        assert_eq!(object(&serde_json::from_str(&made).expect("JSON")), members, "what is written is what counts");
+        assert_eq!(
+            object(&serde_json::from_str(&made).expect("JSON")),
+            members,
+            "what is written is what counts"
+        );
         made
     }
 

@@ -269,9 +269,8 @@ async fn who_leaves_while_its_prompt_is_counted_gives_back_its_place() {
     let left = Instant::now();
     eventually!(usage().await["limits"]["concurrent"]["now"] == 0);
     assert!(left.elapsed() < Duration::from_secs(1), "the count goes on for 2 s: {:?}", left.elapsed());
-    let disconnects = async |phase| {
-        gateway.scrape().await.sum("ai_gateway_client_disconnects_total", &[("phase", phase)])
-    };
+    let disconnects =
+        async |phase| gateway.scrape().await.sum("ai_gateway_client_disconnects_total", &[("phase", phase)]);
     assert_eq!((disconnects("waiting").await, disconnects("sending").await), (1.0, 0.0));
 }
 

@@ -23,6 +23,7 @@ mod purge;
 mod memory;
 mod flight;
 mod form;
+mod turned;
 mod stream;
 mod failure;
 mod route;

@@ -20,6 +20,7 @@ fn upstream(name: &str, servers: &[&str]) -> UpstreamSpec {
         timeouts: Timeouts::default(),
         retries: 2,
         queue: QueueBounds::default(),
+        streamed: false,
     }
 }
 
