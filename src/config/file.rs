@@ -1,7 +1,7 @@
 //! The whole file: its sections, in the order of the page that describes them.
 
 use super::section::{Field, Section};
-use super::settings::{Body, Cors, Settings};
+use super::settings::{AnswerHeaders, Body, Cors, Settings};
 use super::{keys, limits, listen, models, process, upstreams, value};
 use crate::cache::{CachePolicy, Scope};
 
@@ -24,6 +24,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
         let cache = file.section("cache", cache);
         let body = file.section("body", body);
         let cors = file.section("cors", |cors| cors.values("origins", value::origin));
+        let answer_headers = answer_headers(file);
         file.section("shared", shared);
         let usage = file.section("usage", |usage| {
             let path = usage.take("path")?;
@@ -53,6 +54,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
             cache,
             body,
             cors,
+            answer_headers,
             usage,
             log,
             server,
@@ -88,6 +90,12 @@ fn body(section: &mut Section) -> Body {
         idle: section.value("idle", value::period).unwrap_or(BODY_IDLE),
         remote_media: section.value("remote_media", value::choice(&remote_media)).unwrap_or(false),
     }
+}
+
+fn answer_headers(file: &mut Section) -> AnswerHeaders {
+    let names = [("server", "server"), ("model", "model")];
+    let named = file.values("answer_headers", value::choice(&names)).unwrap_or_default();
+    AnswerHeaders { server: named.contains(&"server"), model: named.contains(&"model") }
 }
 
 fn shared(section: &mut Section) {

@@ -33,6 +33,7 @@ pub struct Settings {
     pub cache: CachePolicy,
     pub body: Body,
     pub cors: Cors,
+    pub answer_headers: AnswerHeaders,
     /// The file of what each key has used. `None`: in memory alone.
     pub usage: Option<PathBuf>,
     pub log: Log,
@@ -104,6 +105,15 @@ pub struct Body {
     pub idle: Duration,
     /// Whether `image_url` and the like may name something the server would fetch.
     pub remote_media: bool,
+}
+
+/// What answers say of how they came about, beyond what all say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AnswerHeaders {
+    /// `x-ai-gateway-server`: the server's name.
+    pub server: bool,
+    /// `x-ai-gateway-model`: the model that answered, as its server calls it.
+    pub model: bool,
 }
 
 /// Which origins a browser may call from.

@@ -262,6 +262,11 @@ impl Context {
         }
     }
 
+    /// The server that was asked last.
+    pub(super) fn server(&self) -> Option<&Server> {
+        self.route.tried.last().filter(|_| self.route.attempts > 0).map(AsRef::as_ref)
+    }
+
     /// Takes in that the whole answer goes out to its caller, if that is still there.
     pub(super) fn complete(&mut self) {
         self.told.complete |= !self.is_hidden();

@@ -201,6 +201,13 @@ pub(super) fn mark(gateway: &Gateway, ctx: &Context, answer: &mut ResponseHeader
     if !answer.headers.contains_key("cache-status") {
         answer.insert_header("cache-status", format!("ai-gateway; {}", ctx.asked.cache_detail))?;
     }
+    let names = gateway.settings.answer_headers;
+    if let Some(model) = ctx.asked.model.as_deref().filter(|_| names.model) {
+        answer.insert_header("x-ai-gateway-model", header_text(model))?;
+    }
+    if let Some(server) = ctx.server().filter(|_| names.server) {
+        answer.insert_header("x-ai-gateway-server", header_text(&server.spec.name))?;
+    }
     let origin = cors::allow(&gateway.settings.cors, ctx.arrival.origin.as_deref());
     if origin.varies {
         answer.append_header(header::VARY, "Origin")?;
@@ -220,6 +227,16 @@ pub(super) fn mark(gateway: &Gateway, ctx: &Context, answer: &mut ResponseHeader
         answer.insert_header("x-ratelimit-reset-tokens", Reset(level.reset).to_string())?;
     }
     Ok(())
+}
+
+/// A name as a header can say it: what is not printable ASCII is percent-encoded (RFC 3986, section 2.1).
+fn header_text(name: &str) -> String {
+    name.bytes()
+        .map(|byte| match byte {
+            b' '..=b'~' if byte != b'%' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
 }
 
 /// Takes away what a server says that is not the gateway's to repeat: its CORS, and its side of the connection.
@@ -243,6 +260,8 @@ pub(super) fn unmark(answer: &mut ResponseHeader) {
         "x-cache",
         "x-elapsed-ms",
         "x-request-id",
+        "x-ai-gateway-model",
+        "x-ai-gateway-server",
         "x-ratelimit-limit-requests",
         "x-ratelimit-remaining-requests",
         "x-ratelimit-reset-requests",

@@ -119,7 +119,7 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
     let (arrival, asked, told) = (&ctx.arrival, &ctx.asked, &ctx.told);
     let usage = usage(ctx);
     let refusal = told.refusal.as_ref().or(ctx.route.failure.as_ref());
-    let server = ctx.route.tried.last().filter(|_| ctx.route.attempts > 0);
+    let server = ctx.server();
     let line = Line {
         ts: gateway.clock.wall(),
         request_id: &arrival.request_id,
