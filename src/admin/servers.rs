@@ -25,10 +25,10 @@ pub(super) fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8
     }
     let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
     let mut in_flight = None;
-    // A name may stand in several upstreams: then it is one server to its operator.
-    for (upstream, server) in gateway.fleet.servers().filter(|(_, server)| server.spec.name == name) {
+    // Several may have one name, in upstreams of their own: then they are one server to their operator.
+    for server in gateway.fleet.servers.iter().filter(|server| server.spec.name == name) {
         server.set_draining(draining);
-        upstream.dispatch();
+        server.dispatch();
         in_flight = Some(in_flight.unwrap_or(0) + server.in_flight());
     }
     let Some(in_flight) = in_flight else {

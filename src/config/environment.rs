@@ -41,7 +41,7 @@ pub fn from_environment(environment: &dyn Fn(&str) -> Option<String>) -> Result<
         &report,
         "LLM_URL",
         variable,
-        ServerUrl { host: "localhost".to_owned(), port: 8080 },
+        ServerUrl { tls: false, host: "localhost".to_owned(), port: 8080, base: String::new() },
         str::parse,
     );
     let host = read(&report, "GATEWAY_HOST", variable, IpAddr::V4(Ipv4Addr::LOCALHOST), host);
@@ -58,6 +58,7 @@ pub fn from_environment(environment: &dyn Fn(&str) -> Option<String>) -> Result<
     from_text(&text, "environment", &|name| match name {
         "ADDRESS" => Some(SocketAddr::new(host, port).to_string()),
         "URL" => Some(url.to_string()),
+        "GATEWAY_HOSTS_FILE" => environment(name),
         "KEY_SHA256" => key.as_ref().map(|key| KeyHash::of(key.trim().as_bytes()).to_string()),
         _ => None,
     })

@@ -35,6 +35,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
             telemetry.idle("otlp", "no traces are sent", |field| field.value(value::url(&["http", "https"])));
         });
         let server = file.section("server", process::server);
+        let hosts = (root.source().environment)("GATEWAY_HOSTS_FILE").filter(|path| !path.is_empty());
         let cors = match cors {
             Some(origins) if origins.iter().any(|origin| origin == "*") => Cors::Any,
             Some(origins) => Cors::Listed(origins),
@@ -58,6 +59,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
             usage,
             log,
             server,
+            hosts: hosts.map(Into::into),
         }
     })
 }

@@ -6,6 +6,7 @@
 //! nothing in here changes anything: files and variables are read, and a keys file is edited as text (`edit`), that
 //! is all.
 
+mod bundle;
 mod edit;
 mod environment;
 mod fault;

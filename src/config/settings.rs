@@ -38,6 +38,8 @@ pub struct Settings {
     pub usage: Option<PathBuf>,
     pub log: Log,
     pub server: Server,
+    /// A file in the form of `/etc/hosts` that servers' names are looked for in first.
+    pub hosts: Option<PathBuf>,
 }
 
 /// The operator's listener.

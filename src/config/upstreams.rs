@@ -1,11 +1,14 @@
 //! `upstreams`: named groups of servers.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use super::fault::Place;
 use super::section::{Field, Section};
-use super::value;
+use super::{bundle, value};
 use crate::route::{
-    Balance, HealthCheck, Kind, QueueBounds, Secret, ServerSpec, ServerUrl, Slots, Timeouts, UpstreamSpec,
+    Balance, CaBundle, HealthCheck, Kind, QueueBounds, Secret, ServerSpec, ServerUrl, Slots, Timeouts,
+    UpstreamSpec,
 };
 
 const EXAMPLE: &str = "name at least one server, such as `upstreams: {local: http://127.0.0.1:8080}`";
@@ -27,11 +30,73 @@ pub(super) fn read(file: &mut Section) -> Vec<UpstreamSpec> {
     if members.is_empty() && (field.is_null() || field.is_mapping()) {
         field.fault(EXAMPLE);
     }
-    members.iter().map(|(name, field)| upstream(name, field)).collect()
+    let mut known = HashMap::new();
+    members
+        .iter()
+        .map(|(name, field)| {
+            let (upstream, places) = upstream(name, field);
+            for (server, place) in upstream.servers.iter().zip(&places) {
+                one_server(&mut known, &upstream, server, place);
+            }
+            upstream
+        })
+        .collect()
+}
+
+/// A server as it was written first.
+struct Known {
+    upstream: String,
+    place: Place,
+    server: ServerSpec,
+    kind: Kind,
+    health: HealthCheck,
+}
+
+/// One URL is one server, wherever it is written: what is said of it must be the same.
+fn one_server(
+    known: &mut HashMap<ServerUrl, Known>,
+    upstream: &UpstreamSpec,
+    server: &ServerSpec,
+    field: &Field,
+) {
+    let Some(first) = known.get(&server.url) else {
+        let (place, kind, health) = (field.place(), upstream.kind, upstream.health.clone());
+        let (upstream, server) = (upstream.name.clone(), server.clone());
+        known.insert(server.url.clone(), Known { upstream, place, server, kind, health });
+        return;
+    };
+    let line = first.place.line;
+    if first.upstream == upstream.name {
+        // Two of one name have their fault already.
+        if first.server.name != server.name {
+            field.fault(format!(
+                "this server stands in line {line} already; keep one, with a larger `weight`"
+            ));
+        }
+        return;
+    }
+    let differs = [
+        ("name", first.server.name != server.name),
+        ("api_key", first.server.api_key != server.api_key),
+        ("ca", first.server.ca != server.ca),
+        ("slots", first.server.slots != server.slots),
+        ("kind", first.kind != upstream.kind),
+        ("health", first.health != upstream.health),
+    ];
+    let differs: Vec<_> =
+        differs.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("`{key}`")).collect();
+    if !differs.is_empty() {
+        field.fault(format!(
+            "this URL stands in line {line} (`{}`) too, and is one server: the same must be said of its {} in both",
+            first.upstream,
+            differs.join(", ")
+        ));
+    }
 }
 
 /// One upstream. It stands even where it is faulty, so that the models that name it do not seem wrong too.
-fn upstream(name: &str, field: &Field) -> UpstreamSpec {
+/// Beside it, where each of its servers stands.
+fn upstream<'a>(name: &str, field: &Field<'a>) -> (UpstreamSpec, Vec<Field<'a>>) {
     if let Err(message) = value::name(name) {
         field.fault(message);
     }
@@ -48,14 +113,17 @@ fn upstream(name: &str, field: &Field) -> UpstreamSpec {
     };
     if field.is_scalar() {
         upstream.servers.extend(field.value(|url| url.parse()).map(plain_server));
-        return upstream;
+        return (upstream, vec![field.clone()]);
     }
+    let mut places = Vec::new();
     field.section(|section| {
-        upstream.servers = servers(section);
+        let list = section.take("servers");
         let kinds = [("llama", Kind::Llama), ("openai", Kind::OpenAi)];
         upstream.kind = section.value("kind", value::choice(&kinds)).unwrap_or_default();
+        (upstream.servers, places) = servers(section, list, upstream.kind).into_iter().unzip();
         upstream.balance = balance(section).unwrap_or_default();
-        upstream.health = section.section("health", health);
+        let kind = upstream.kind;
+        upstream.health = section.section("health", |section| health(section, kind));
         upstream.timeouts = section.section("timeouts", timeouts);
         upstream.retries = section.value("retries", value::number(0..=RETRIES_MAX)).unwrap_or(RETRIES);
         upstream.queue = section.section("queue", queue);
@@ -64,7 +132,7 @@ fn upstream(name: &str, field: &Field) -> UpstreamSpec {
             field.value(value::choice(&[("key", ())]))
         });
     });
-    upstream
+    (upstream, places)
 }
 
 fn balance(section: &mut Section) -> Option<Balance> {
@@ -76,34 +144,38 @@ fn balance(section: &mut Section) -> Option<Balance> {
     section.value("balance", value::choice(&balances))
 }
 
-fn servers(section: &mut Section) -> Vec<ServerSpec> {
-    let Some(list) = section.take("servers") else {
+fn servers<'a>(section: &Section<'a>, list: Option<Field<'a>>, kind: Kind) -> Vec<(ServerSpec, Field<'a>)> {
+    let Some(list) = list else {
         section.missing("servers", EXAMPLE_SERVER);
         return Vec::new();
     };
     let mut names = HashSet::new();
     let mut servers = Vec::new();
     for item in list.some_items(EXAMPLE_SERVER) {
-        let Some(server) = item.section(server).flatten() else { continue };
+        let Some(server) = item.section(|section| server(section, kind)).flatten() else { continue };
         if !names.insert(server.name.clone()) {
             item.fault(format!(
                 "two servers of this upstream are called `{}`; give each its own `name`, or keep one",
                 server.name
             ));
         }
-        servers.push(server);
+        servers.push((server, item));
     }
     servers
 }
 
-fn server(section: &mut Section) -> Option<ServerSpec> {
-    let url = section.required("url", "name the server, such as `http://127.0.0.1:8080`", |url| url.parse());
+fn server(section: &mut Section, kind: Kind) -> Option<ServerSpec> {
+    let example = "name the server, such as `http://127.0.0.1:8080`";
+    let url = section.required("url", example, |url| ServerUrl::read(url, kind));
     let api_key = section.value("api_key", |key| Ok(key.to_owned())).filter(|key| !key.is_empty());
     let slots = section.value("slots", slots);
     let name = section.value("name", value::name);
     let weight = section.value("weight", value::small_count);
-    section.idle("ca", "servers are reached by plain http", |field| field.value(value::text));
-    let mut server = plain_server(url?);
+    let ca = section.take("ca");
+    let url = url?;
+    let ca = ca.and_then(|field| ca_bundle(&field, &url));
+    let mut server = plain_server(url);
+    server.ca = ca;
     server.name = name.unwrap_or(server.name);
     server.api_key = api_key.map(Secret);
     server.slots = slots.unwrap_or(server.slots);
@@ -113,8 +185,17 @@ fn server(section: &mut Section) -> Option<ServerSpec> {
 
 /// A server of which only the URL is written.
 fn plain_server(url: ServerUrl) -> ServerSpec {
-    let name = url.to_string().trim_start_matches("http://").to_owned();
-    ServerSpec { name, url, api_key: None, slots: Slots::Auto, weight: 1 }
+    ServerSpec { name: url.authority(), url, api_key: None, ca: None, slots: Slots::Auto, weight: 1 }
+}
+
+/// Whom an `https` server's certificate must come from.
+fn ca_bundle(field: &Field, url: &ServerUrl) -> Option<Arc<CaBundle>> {
+    if url.tls {
+        return bundle::read(field);
+    }
+    field.warn("is not used: the server is reached by plain http");
+    field.value(value::text);
+    None
 }
 
 fn slots(text: &str) -> value::Read<Slots> {
@@ -134,10 +215,12 @@ fn queue(section: &mut Section) -> QueueBounds {
     }
 }
 
-fn health(section: &mut Section) -> HealthCheck {
+/// Only llama-server is known to have a place to ask at.
+fn health(section: &mut Section, kind: Kind) -> HealthCheck {
     let default = HealthCheck::default();
+    let usual = default.path.filter(|_| kind == Kind::Llama);
     HealthCheck {
-        path: section.value("path", value::url_path).unwrap_or(default.path),
+        path: section.value("path", value::url_path).or(usual),
         every: section.value("every", value::period).unwrap_or(default.every),
         timeout: section.value("timeout", value::period).unwrap_or(default.timeout),
         down_after: section.value("down_after", value::small_count).unwrap_or(default.down_after),

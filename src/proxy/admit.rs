@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 use crate::auth::presented;
 use crate::cache::{Control, Dialect, Form, Question, Scope};
 use crate::limit::{Permit, Refused};
-use crate::route::Resolved;
+use crate::route::{Kind, Resolved};
 use crate::wire::{self, Astray, Endpoint, HEADERS_KEYED, Model, Own, Target, Work};
 
 use super::ask::{Aboard, Hit, ask};
@@ -132,7 +132,7 @@ async fn read(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Context,
-    endpoint: &Endpoint,
+    endpoint: &'static Endpoint,
 ) -> Result<(Bytes, Understood, Resolved), Stop> {
     let share = ctx.guards.body.insert(gateway.bodies.share());
     let body = body::read(session, gateway, share).await;
@@ -140,6 +140,9 @@ async fn read(
     let body = body?;
     let mut understood = understand(gateway, session, endpoint, &body).await?;
     let resolved = resolve(gateway, understood.model(), &mut ctx.asked)?;
+    if endpoint.is_llamas_own() && resolved.upstream.spec.kind != Kind::Llama {
+        return Err(Refusal::LlamasOwn(endpoint.path).into());
+    }
     if let Some(rules) = gateway.request_rules(resolved.rule) {
         understood.amend(endpoint, rules);
     }

@@ -1,7 +1,7 @@
 //! What one request remembers between Pingora's hooks. It holds the guards: whatever a request took is given back
 //! when this is dropped, however the caller leaves.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -168,6 +168,11 @@ pub(super) struct Route {
     /// Blocks of the prompt that its server was thought to hold.
     pub(super) thought: usize,
     pub(super) tried: Vec<Arc<Server>>,
+    /// Where this try connects to.
+    pub(super) address: Option<SocketAddr>,
+    /// Addresses of this try's server that could not be connected to, and whether the next one is tried.
+    pub(super) addresses_failed: usize,
+    pub(super) next_address: bool,
     pub(super) attempts: u32,
     /// Tries that were sent and broke off without an answer.
     pub(super) broken: u32,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::limit::{Budget, Goods, Span, Spent};
-use crate::route::Server;
+use crate::route::{Kind, Server};
 use crate::store::Period;
 use crate::wire::{Demand, Prompt};
 
@@ -114,7 +114,9 @@ async fn counted(gateway: &Gateway, session: &mut Session, job: &Job) -> Result<
 /// The tokens of the prompt: counted by a server, or estimated.
 async fn prompt_tokens(gateway: &Gateway, job: &Job) -> u64 {
     let Demand { prompt, estimate, .. } = &job.demand;
-    let server = job.resolved.upstream.some_server();
+    // Only llama-server counts; another would be asked for what it does not have.
+    let counts = job.resolved.upstream.spec.kind == Kind::Llama;
+    let server = job.resolved.upstream.some_server().filter(|_| counts);
     match (prompt, server) {
         (Prompt::None, _) => 0,
         (Prompt::Counted(tokens), _) => *tokens,
@@ -144,7 +146,8 @@ async fn prompt_tokens(gateway: &Gateway, job: &Job) -> u64 {
 
 /// Asks a server to count; `None` where it does not.
 async fn count(gateway: &Gateway, server: &Server, path: &str, body: Bytes, member: &str) -> Option<u64> {
-    let (status, answer) = gateway.side.ask(server, path, Some(body), COUNT_TIME_MAX).await.ok()?;
+    let (status, answer) =
+        gateway.side.ask(&gateway.trust, server, path, Some(body), COUNT_TIME_MAX).await.ok()?;
     if !status.is_success() {
         return None;
     }

@@ -16,20 +16,18 @@ use crate::route::{Entry, Errand, Lease, Server, Sign, Turned, Upstream, Wait};
 use crate::wire::HEADERS_PASSED;
 
 use super::body::Stop;
-use super::context::{Context, InFlight, Job, Keep};
-use super::gateway::Gateway;
+use super::context::{Context, InFlight, Keep};
+use super::gateway::{Gateway, TLS};
 use super::refusal::Refusal;
 use super::refuser;
 use super::session::late_error;
 use super::timing::Late;
+use super::trust::is_distrust;
 use super::turned::UNRENDERED;
 
 /// llama-server closes an idle connection after 5.01 s (measured, b11434) and says so in a header Pingora's pool does
 /// not read.
 const POOLED_TIME_MAX: Duration = Duration::from_secs(4);
-
-/// Resolving a server's name may not hold a request for longer.
-const RESOLVE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The error of a server that does not accept the gateway's own key.
 const CREDENTIALS: ErrorType = ErrorType::Custom("the server did not accept the gateway's own key");
@@ -109,7 +107,9 @@ fn choose_again(ctx: &mut Context) -> Result<(), Refusal> {
 
 /// Where Pingora connects to: the chosen server, or the refuser once there is no further try.
 pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-    if ctx.route.failure.is_none() && ctx.route.attempts > 0 {
+    // Another address of the same server is no other try.
+    let goes_on = std::mem::take(&mut ctx.route.next_address);
+    if ctx.route.failure.is_none() && ctx.route.attempts > 0 && !goes_on {
         // With no server left to try, what the last try met is the truer word.
         ctx.route.failure = choose_again(ctx).err().map(|none| ctx.route.met.take().unwrap_or(none));
     }
@@ -120,10 +120,14 @@ pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<Htt
     let (Some(job), Some(lease)) = (&ctx.job, &ctx.route.lease) else {
         return Error::e_explain(ErrorType::InternalError, "no server was chosen");
     };
-    ctx.route.attempts += 1;
     let server = lease.server();
-    ctx.route.tried.push(server.clone());
-    let Some(address) = address(server).await else {
+    if !goes_on {
+        ctx.route.attempts += 1;
+        ctx.route.tried.push(server.clone());
+        ctx.route.addresses_failed = 0;
+    }
+    ctx.route.address = address(gateway, server).await;
+    let Some(address) = ctx.route.address else {
         return Error::e_explain(
             ErrorType::ConnectError,
             format!("`{}` does not resolve", server.spec.url.host),
@@ -131,7 +135,7 @@ pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<Htt
         .map_err(|error: Box<Error>| unresolved(gateway, ctx, error));
     };
     let timeouts = job.resolved.upstream.spec.timeouts;
-    let mut peer = HttpPeer::new(address, false, String::new());
+    let mut peer = gateway.trust.peer(server, address);
     peer.options.connection_timeout = timeouts.connect;
     peer.options.total_connection_timeout = timeouts.connect;
     peer.options.idle_timeout = Some(POOLED_TIME_MAX);
@@ -143,12 +147,13 @@ pub(super) async fn peer(gateway: &Gateway, ctx: &mut Context) -> Result<Box<Htt
     Ok(Box::new(peer))
 }
 
-async fn address(server: &Server) -> Option<SocketAddr> {
-    if server.address().is_none() {
-        let name = (server.spec.url.host.as_str(), server.spec.url.port);
-        if let Ok(Ok(found)) = tokio::time::timeout(RESOLVE_TIME_MAX, tokio::net::lookup_host(name)).await {
-            server.set_addresses(found.collect());
-        }
+/// Names are followed beside the requests (`server/probe.rs`); a request looks one up only where that has not yet been
+/// done.
+async fn address(gateway: &Gateway, server: &Server) -> Option<SocketAddr> {
+    if server.address().is_none()
+        && let Ok(found) = gateway.names.look_up(&server.spec.url).await
+    {
+        server.set_addresses(found);
     }
     server.address()
 }
@@ -168,9 +173,10 @@ pub(super) fn request(
 ) -> Result<()> {
     let (Some(job), Some(lease)) = (&ctx.job, &ctx.route.lease) else { return Ok(()) };
     ctx.route.timing.sent(job.resolved.upstream.spec.timeouts, gateway.clock.now());
+    let path = lease.server().path_of(job.endpoint.path);
     let server = &lease.server().spec;
-    let mut made = RequestHeader::build(Method::POST, job.endpoint.path.as_bytes(), Some(12))?;
-    made.insert_header(header::HOST, server.url.authority())?;
+    let mut made = RequestHeader::build(Method::POST, path.as_bytes(), Some(12))?;
+    made.insert_header(header::HOST, server.url.host_header())?;
     for name in HEADERS_PASSED {
         for value in session.req_header().headers.get_all(*name) {
             made.append_header(*name, value.clone())?;
@@ -205,20 +211,45 @@ pub(super) fn check_credentials(status: http::StatusCode) -> Result<()> {
 
 /// Takes in that no connection came about: nothing was sent, so the next server may be asked whatever the request.
 pub(super) fn connect_failed(gateway: &Gateway, ctx: &mut Context, error: &Error) -> bool {
+    let distrust = is_distrust(error);
     if let (Some(lease), Some(job)) = (&ctx.route.lease, &ctx.job) {
         let server = lease.server();
-        server.next_address();
+        if let Some(address) = ctx.route.address.filter(|_| !distrust) {
+            server.address_failed(address);
+            ctx.route.addresses_failed += 1;
+            if ctx.route.addresses_failed < server.addresses() {
+                ctx.route.next_address = true;
+                return true;
+            }
+        }
         // One fault a request, however often it tries one server.
         if ctx.route.tried.iter().filter(|tried| std::ptr::eq(tried.as_ref(), server.as_ref())).count() == 1 {
-            gateway.note_fault(&job.resolved.upstream, server, &error.to_string());
+            gateway.note_fault(server, &error.to_string());
+        }
+        if distrust {
+            gateway.note_distrust(server, error);
+            let is_left = |other: &Server| {
+                other.takes_requests()
+                    && !ctx.route.tried.iter().any(|tried| std::ptr::eq(tried.as_ref(), other))
+            };
+            if !job.resolved.upstream.servers.iter().any(|other| is_left(other)) {
+                // Its certificate will be no other one in a moment.
+                ctx.route.failure = Some(DISTRUSTED);
+                return true;
+            }
         }
     }
     let failure = match error.etype() {
-        ErrorType::ConnectTimedout => "could not be reached in time",
-        _ => "could not be reached",
+        ErrorType::ConnectTimedout => Refusal::UpstreamError("could not be reached in time"),
+        _ if distrust => DISTRUSTED,
+        _ => Refusal::UpstreamError("could not be reached"),
     };
-    try_again(gateway, ctx, "connect", Refusal::UpstreamError(failure))
+    try_again(gateway, ctx, "connect", failure)
 }
+
+/// What is told of a server that TLS could not be spoken with.
+const DISTRUSTED: Refusal =
+    Refusal::UpstreamError("could not be reached by TLS, or its certificate is not trusted");
 
 /// Whether another try is made; if not, what the caller is told instead. Pingora's own retry loop comes around either
 /// way: to the next server or to the refuser.
@@ -269,11 +300,11 @@ pub(super) fn broke_off(
     if ctx.cue.holds() {
         return held_back(gateway, ctx, error, failure);
     }
-    if let (Some(lease), Some(job)) = (&ctx.route.lease, &ctx.job) {
+    if let Some(lease) = &ctx.route.lease {
         // It may have died, and come back with another model before the next try.
         lease.server().forget_report();
         if !reused && ctx.route.broken == 0 {
-            gateway.note_fault(&job.resolved.upstream, lease.server(), "it broke off before it answered");
+            gateway.note_fault(lease.server(), "it broke off before it answered");
         }
     }
     // Once more, at most: the connection may have died idle in the pool, or the server of this request.
@@ -313,9 +344,10 @@ fn late(error: &Error) -> Option<Late> {
 }
 
 /// Takes in that a server began to answer.
-pub(super) fn answered(gateway: &Gateway, ctx: &Context, job: &Job) {
+pub(super) fn answered(gateway: &Gateway, ctx: &Context) {
     ctx.route.timing.byte(gateway.clock.now());
     if let Some(lease) = &ctx.route.lease {
-        gateway.note(&job.resolved.upstream, lease.server(), Sign::Answer, "");
+        gateway.note(lease.server(), Sign::Answer, "");
+        lease.server().is_relief(TLS);
     }
 }

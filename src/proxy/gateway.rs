@@ -4,19 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use pingora::Error;
 
 use crate::cache::{Answers, Flights, Purges, Store};
 use crate::config::{AccessLog, KeySettings, LogFormat, ModelSettings, Settings};
 use crate::limit::{Allowance, Gate, Limit, ModelShare};
 use crate::observe::{ANYBODY, Labels, Metrics, Sink, Writer};
-use crate::route::{Fleet, Server, Sign, Turn, Upstream};
+use crate::route::{Fleet, Server, Sign, Turn};
 use crate::store::Ledger;
 use crate::wire::RequestRules;
 
 use super::clock::Clock;
+use super::names::Names;
 use super::refusal::Refusal;
 use super::roster::Roster;
 use super::side::Side;
+use super::trust::Trust;
+
+/// What servers are complained of in: no TLS with them.
+pub(super) const TLS: &str = "tls";
 
 pub struct Gateway {
     pub settings: Settings,
@@ -26,6 +32,8 @@ pub struct Gateway {
     pub store: Store,
     pub ledger: Ledger,
     pub side: Side,
+    pub trust: Trust,
+    pub names: Names,
     pub purges: Purges,
     pub(super) flights: Flights<Refusal>,
     pub fleet: Fleet,
@@ -40,8 +48,9 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Fails where the access log or the usage store cannot be opened, with the reason.
-    pub fn new(settings: Settings) -> Result<Self, String> {
+    /// Fails where the access log or the usage store cannot be opened, with the reason. `roots`: the file of those
+    /// that `https` servers are verified by; `None`: the system's.
+    pub fn new(settings: Settings, roots: Option<String>) -> Result<Self, String> {
         let clock = Clock::start();
         let roster = settings.keys.as_deref().map(|keys| roster(&settings, keys, None, &clock));
         let rules = settings.models.iter().map(|model| model.rule.clone()).collect();
@@ -63,7 +72,9 @@ impl Gateway {
             roster: roster.map(ArcSwap::from_pointee),
             gate: gate(&settings),
             ledger,
-            side: Side::new(),
+            side: Side::new(roots),
+            trust: Trust::new(&settings.upstreams),
+            names: Names::new(settings.hosts.clone()),
             store: Store::new(settings.cache),
             purges: Purges::default(),
             flights: Flights::default(),
@@ -117,31 +128,40 @@ impl Gateway {
     /// Takes in that a request met a fault of a server. The last one that is up is not taken out by requests: a
     /// request that a server cannot bear would take it from everybody, and there is no other to send them to. Probes
     /// do that.
-    pub fn note_fault(&self, upstream: &Arc<Upstream>, server: &Server, why: &str) {
+    pub fn note_fault(&self, server: &Server, why: &str) {
         let is_other = |other: &Server| !std::ptr::eq(other, server) && other.takes_requests();
-        if upstream.servers.iter().any(|other| is_other(other)) {
-            self.note(upstream, server, Sign::Fault, why);
+        if server.upstreams().all(|upstream| upstream.servers.iter().any(|other| is_other(other))) {
+            self.note(server, Sign::Fault, why);
         } else {
             server.forget_report();
         }
     }
 
+    /// Says, once, that no TLS came about with a server.
+    pub fn note_distrust(&self, server: &Server, error: &Error) {
+        // What follows names the port of this one connection.
+        let why = error.context.as_ref().map_or_else(|| error.to_string(), |why| why.as_str().to_owned());
+        if server.is_news(TLS, &why) {
+            log::warn!("server `{}` cannot be reached by TLS: {why}", server.spec.name);
+        }
+    }
+
     /// Takes in what a probe or a request met of a server, and says so where it changes something.
-    pub fn note(&self, upstream: &Arc<Upstream>, server: &Server, sign: Sign, why: &str) {
-        let (name, group) = (&server.spec.name, &upstream.spec.name);
-        let turn = server.note(sign);
+    pub fn note(&self, server: &Server, sign: Sign, why: &str) {
+        let Some(turn) = server.note(sign) else { return };
+        let mut groups: Vec<_> =
+            server.upstreams().map(|upstream| format!("`{}`", upstream.spec.name)).collect();
+        groups.sort();
+        let (name, groups) = (&server.spec.name, groups.join(", "));
         match turn {
-            Some(Turn::Down) => log::warn!("server `{name}` of upstream `{group}` is down: {why}"),
-            Some(Turn::Up) => log::info!("server `{name}` of upstream `{group}` is up"),
-            None => {}
+            Turn::Down => {
+                log::warn!("server `{name}` of upstream {groups} is down: {why}");
+                server.upstreams().for_each(|upstream| upstream.forget_prompts(server));
+            }
+            Turn::Up => log::info!("server `{name}` of upstream {groups} is up"),
         }
-        if turn == Some(Turn::Down) {
-            upstream.forget_prompts(server);
-        }
-        if turn.is_some() {
-            // Who waits may go there now, or has nobody left to wait for.
-            upstream.dispatch();
-        }
+        // Who waits may go there now, or has nobody left to wait for.
+        server.dispatch();
     }
 
     /// Says that this process takes no more than it has: `/ready` turns 503.
@@ -194,7 +214,7 @@ fn labels(settings: &Settings, fleet: &Fleet) -> Labels {
         keys: keys.unwrap_or_else(|| vec![ANYBODY.to_owned()]),
         limits: Limit::all().map(Limit::name).collect(),
         servers: fleet
-            .servers()
+            .places()
             .map(|(upstream, server)| (upstream.spec.name.clone(), server.spec.name.clone()))
             .collect(),
     }

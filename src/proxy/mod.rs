@@ -21,6 +21,7 @@ mod failure;
 mod follow;
 mod forward;
 mod gateway;
+mod names;
 pub(crate) mod own;
 mod refusal;
 mod refuser;
@@ -31,6 +32,7 @@ mod settle;
 mod side;
 mod tap;
 mod timing;
+pub(crate) mod trust;
 mod turned;
 mod understood;
 mod wait;
@@ -155,9 +157,7 @@ impl ProxyHttp for Proxy {
         if ctx.route.failure.is_some() || answer.status.is_informational() {
             return Ok(());
         }
-        if let Some(job) = &ctx.job {
-            forward::answered(&self.0, ctx, job);
-        }
+        forward::answered(&self.0, ctx);
         ctx.told.upstream_status = Some(answer.status.as_u16());
         forward::check_credentials(answer.status)?;
         if let Some(job) = &ctx.job {

@@ -52,7 +52,7 @@ pub(crate) fn stats(gateway: &Gateway) -> Report {
 /// Totals, and every server: for the operator.
 pub(crate) fn detailed_stats(gateway: &Gateway) -> Report {
     let mut stats = totals(gateway);
-    let servers = gateway.fleet.servers().map(|(upstream, server)| {
+    let servers = gateway.fleet.places().map(|(upstream, server)| {
         json!({
             "upstream": upstream.spec.name,
             "server": server.spec.name,
@@ -172,7 +172,7 @@ pub(super) fn usage(gateway: &Gateway, caller: Option<&Caller>) -> Report {
 pub(crate) fn metrics(gateway: &Gateway) -> (Vec<u8>, &'static str) {
     let holding = gateway.store.holding();
     gateway.metrics.set_cache(holding.bytes, holding.stored, holding.evicted);
-    for (upstream, server) in gateway.fleet.servers() {
+    for (upstream, server) in gateway.fleet.places() {
         gateway.metrics.set_server(
             &upstream.spec.name,
             &server.spec.name,

@@ -19,6 +19,8 @@ pub(super) enum Refusal {
     InvalidKey,
     ModelNotAllowed(String),
     NotFound,
+    /// An endpoint of llama.cpp's own, of a model that is not on a llama-server.
+    LlamasOwn(&'static str),
     ModelNotFound(String),
     MethodNotAllowed(&'static str),
     RequestTimeout,
@@ -122,6 +124,18 @@ impl Refusal {
                 "not_found_error",
                 "Nothing is served at this path; see the list of endpoints.",
             ),
+            Self::LlamasOwn(path) => Told {
+                param: Some("model"),
+                ..told(
+                    404,
+                    "not_found",
+                    "not_found_error",
+                    format!(
+                        "`{path}` is llama.cpp's own, and this model is on a server of another kind; use an endpoint \
+                         of OpenAI's, such as `/v1/chat/completions`, or another model."
+                    ),
+                )
+            },
             Self::ModelNotFound(model) => Told {
                 param: Some("model"),
                 ..told(

@@ -1,12 +1,13 @@
 //! Models to upstreams, upstreams to servers.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use wildmatch::WildMatchPattern;
 
 use super::server::Server;
-use super::spec::{ModelRule, UpstreamSpec};
+use super::spec::{ModelRule, ServerSpec, UpstreamSpec};
 use super::upstream::Upstream;
 
 /// Where a model's requests go.
@@ -36,26 +37,47 @@ type Pattern = WildMatchPattern<'*', '\0'>;
 pub struct Fleet {
     /// At least one.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// Each once, in how many upstreams it may stand.
+    pub servers: Vec<Arc<Server>>,
     rules: Vec<(ModelRule, Pattern)>,
 }
 
 impl Fleet {
     /// Every rule names an upstream of `upstreams`, which is not empty: `config` has checked both.
     pub fn new(upstreams: Vec<UpstreamSpec>, rules: Vec<ModelRule>) -> Self {
-        Self {
-            upstreams: upstreams.into_iter().map(|spec| Arc::new(Upstream::new(spec))).collect(),
-            rules: rules.into_iter().map(|rule| (rule.clone(), Pattern::new(&rule.pattern))).collect(),
+        let mut servers: Vec<Arc<Server>> = Vec::new();
+        let mut known = HashMap::new();
+        let upstream = |spec: UpstreamSpec| {
+            let server = |server: &ServerSpec| {
+                let new = || Arc::new(Server::new(server.clone(), spec.kind, spec.health.clone()));
+                let place = *known.entry(server.url.clone()).or_insert_with(|| {
+                    servers.push(new());
+                    servers.len() - 1
+                });
+                Arc::clone(&servers[place])
+            };
+            let of_it = spec.servers.iter().map(server).collect();
+            Arc::new(Upstream::new(spec, of_it))
+        };
+        let upstreams: Vec<_> = upstreams.into_iter().map(upstream).collect();
+        for server in &servers {
+            let has_it =
+                |upstream: &&Arc<Upstream>| upstream.servers.iter().any(|own| Arc::ptr_eq(own, server));
+            server.belongs_to(upstreams.iter().filter(has_it).map(Arc::downgrade).collect());
         }
+        let rules = rules.into_iter().map(|rule| (rule.clone(), Pattern::new(&rule.pattern))).collect();
+        Self { upstreams, servers, rules }
     }
 
-    pub fn servers(&self) -> impl Iterator<Item = (&Arc<Upstream>, &Arc<Server>)> {
+    /// Every server of every upstream: one that stands in two comes twice.
+    pub fn places(&self) -> impl Iterator<Item = (&Arc<Upstream>, &Arc<Server>)> {
         self.upstreams
             .iter()
             .flat_map(|upstream| upstream.servers.iter().map(move |server| (upstream, server)))
     }
 
     pub fn some_server_is_well(&self) -> bool {
-        self.servers().any(|(_, server)| server.is_well())
+        self.servers.iter().any(|server| server.is_well())
     }
 
     /// Finds a model's upstream: the rule of that name, else the longest pattern that matches. `None`: unknown.

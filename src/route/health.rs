@@ -14,7 +14,8 @@ pub enum Sign {
     Answer,
     /// Refused, broken off, or silent.
     Fault,
-    /// A probe's answer that says so itself (503 while a model loads): no fault, but nothing to send requests to.
+    /// A probe's answer that says so itself (503 while a model loads), or a name that leads nowhere: no fault, but
+    /// nothing to send requests to.
     NotReady,
 }
 

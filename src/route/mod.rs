@@ -1,18 +1,23 @@
 //! Which server answers now: models to upstreams, upstreams to servers, servers that are up.
 
 mod spec;
+mod url;
 mod health;
+mod addresses;
 mod server;
 mod queue;
 mod prefix;
+mod balance;
 mod upstream;
 mod fleet;
 
+pub use addresses::ADDRESSES_MAX;
 pub use fleet::{Fleet, Resolved};
 pub use health::{Sign, Turn};
-pub use server::{Report, Server};
+pub use server::{MODELS, Report, Server};
 pub use spec::{
-    Balance, HealthCheck, Kind, ModelRule, QueueBounds, Secret, ServerSpec, ServerUrl, Slots, Timeouts,
+    Balance, CaBundle, HealthCheck, Kind, ModelRule, QueueBounds, Secret, ServerSpec, Slots, Timeouts,
     UpstreamSpec,
 };
 pub use upstream::{Entry, Errand, Lease, Prompt, Turned, Upstream, Wait};
+pub use url::ServerUrl;

@@ -46,6 +46,11 @@ impl<T> Queue<T> {
         Spot(place)
     }
 
+    /// Whoever is first.
+    pub(super) fn first(&self) -> Option<&T> {
+        self.waiting.first_key_value().map(|(_, told)| told)
+    }
+
     /// Takes out whoever is first.
     pub(super) fn next(&mut self) -> Option<T> {
         let ((_, start, _), told) = self.waiting.pop_first()?;

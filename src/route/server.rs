@@ -1,15 +1,18 @@
 //! One server: where it is, whether it is up, what it works on, what it reports of its model.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::addresses::Addresses;
 use super::health::{Health, Sign, Turn};
-use super::spec::{HealthCheck, ServerSpec, Slots};
+use super::spec::{HealthCheck, Kind, ServerSpec, Slots};
+use super::upstream::Upstream;
 
 /// What a server says of itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,9 +69,12 @@ fn without_fleeting(mut value: Value) -> Value {
     value
 }
 
+/// Shared by all upstreams that name it: its slots are counted, and its health is known, once.
 #[derive(Debug)]
 pub struct Server {
+    /// As the first upstream that names it has it; the others say the same but for its weight.
     pub spec: ServerSpec,
+    pub kind: Kind,
     check: HealthCheck,
     health: Mutex<Health>,
     in_flight: AtomicU32,
@@ -77,25 +83,79 @@ pub struct Server {
     told_slots: AtomicU32,
     /// `None` until the server has been asked, and again after a fault: it may come back as another.
     report: ArcSwapOption<Report>,
-    addresses: ArcSwap<Vec<SocketAddr>>,
-    /// The address that answered last.
-    address: AtomicUsize,
+    addresses: Addresses,
+    /// What is complained of, by its topic, so that the log has it once.
+    complaints: Mutex<HashMap<&'static str, String>>,
+    /// Whose requests it takes.
+    upstreams: OnceLock<Vec<Weak<Upstream>>>,
+    /// Which of them is told first of a free slot.
+    turn: AtomicUsize,
 }
 
+/// Where every kind lists its models.
+pub const MODELS: &str = "/v1/models";
+
 impl Server {
-    /// `trusted`: up without having been seen, where no probe will tell.
-    pub(super) fn new(spec: ServerSpec, check: HealthCheck, trusted: bool) -> Self {
+    pub(super) fn new(spec: ServerSpec, kind: Kind, check: HealthCheck) -> Self {
+        // Up without having been seen, where no probe will tell.
+        let trusted = check.path.is_none();
         Self {
             spec,
+            kind,
             check,
             health: Mutex::new(Health::new(trusted)),
             in_flight: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             told_slots: AtomicU32::new(0),
             report: ArcSwapOption::empty(),
-            addresses: ArcSwap::default(),
-            address: AtomicUsize::new(0),
+            addresses: Addresses::default(),
+            complaints: Mutex::default(),
+            upstreams: OnceLock::new(),
+            turn: AtomicUsize::new(0),
         }
+    }
+
+    /// Says who they are; once, when all of them are made.
+    pub(super) fn belongs_to(&self, upstreams: Vec<Weak<Upstream>>) {
+        let _ = self.upstreams.set(upstreams);
+    }
+
+    /// Those that name it, each beginning with another.
+    pub fn upstreams(&self) -> impl Iterator<Item = Arc<Upstream>> {
+        let all = self.upstreams.get().map(Vec::as_slice).unwrap_or_default();
+        let first = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(all.len()).unwrap_or_default();
+        let (before, from) = all.split_at(first);
+        from.iter().chain(before).filter_map(Weak::upgrade)
+    }
+
+    /// Gives its free slots to whoever waits. Call it after whatever may have made one free.
+    pub fn dispatch(&self) {
+        self.upstreams().for_each(|upstream| upstream.dispatch());
+    }
+
+    /// Where an endpoint of the table stands on this server.
+    pub fn path_of(&self, endpoint: &str) -> String {
+        self.spec.url.path_of(self.kind, endpoint)
+    }
+
+    /// Where it is asked for its health; `None`: it is not asked while it is up.
+    pub fn health_path(&self) -> Option<String> {
+        match &self.check.path {
+            Some(path) => Some(path.clone()),
+            None if self.is_up() => None,
+            None => Some(self.path_of(MODELS)),
+        }
+    }
+
+    /// Whether this is not what was complained of last in this matter.
+    pub fn is_news(&self, matter: &'static str, complaint: &str) -> bool {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        complaints.insert(matter, complaint.to_owned()).as_deref() != Some(complaint)
+    }
+
+    /// There is nothing to complain of in this matter any more; whether there was.
+    pub fn is_relief(&self, matter: &'static str) -> bool {
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).remove(matter).is_some()
     }
 
     pub fn check(&self) -> &HealthCheck {
@@ -166,12 +226,14 @@ impl Server {
         self.slots().is_none_or(|slots| self.in_flight() < slots)
     }
 
-    /// How busy it is: requests over slots, for its weight.
-    pub(super) fn load(&self) -> f64 {
-        let room = f64::from(self.slots().unwrap_or(1)) * f64::from(self.spec.weight);
-        f64::from(self.in_flight()) / room
+    /// Counts one more request, if there is a slot for it: of two upstreams that see the last, one gets it.
+    pub(super) fn try_enter(&self) -> bool {
+        let slots = self.slots().unwrap_or(u32::MAX);
+        let more = |in_flight: u32| in_flight.checked_add(1).filter(|more| *more <= slots);
+        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
+    /// Counts one more request, whatever it works on already.
     pub(super) fn enter(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
@@ -187,22 +249,22 @@ impl Server {
 
     /// The address to connect to; `None` while its name has none.
     pub fn address(&self) -> Option<SocketAddr> {
-        let addresses = self.addresses.load();
-        let at = self.address.load(Ordering::Relaxed).checked_rem(addresses.len())?;
-        addresses.get(at).copied()
+        self.addresses.current()
     }
 
-    /// Sets what its name resolves to. IPv4 comes first: llama-server listens there by default.
-    pub fn set_addresses(&self, mut addresses: Vec<SocketAddr>) {
-        addresses.sort_by_key(SocketAddr::is_ipv6);
-        if !addresses.is_empty() && **self.addresses.load() != addresses {
-            self.addresses.store(Arc::new(addresses));
-        }
+    /// How many addresses its name has.
+    pub fn addresses(&self) -> usize {
+        self.addresses.count()
     }
 
-    /// Turns to its next address, after one that could not be connected to.
-    pub fn next_address(&self) {
-        self.address.fetch_add(1, Ordering::Relaxed);
+    /// Takes in what its name resolves to; whether that is news.
+    pub fn set_addresses(&self, addresses: Vec<SocketAddr>) -> bool {
+        self.addresses.set(addresses)
+    }
+
+    /// Turns to its next address, after this one could not be connected to.
+    pub fn address_failed(&self, address: SocketAddr) {
+        self.addresses.failed(address);
     }
 }
 

@@ -1,16 +1,19 @@
 //! The fleet as the operator described it.
 
 use std::fmt;
-use std::str::FromStr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::url::ServerUrl;
 
 /// What a server speaks beyond the public protocols.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
-    /// llama-server: `/health`, `/props` and `/slots` tell its state.
+    /// llama-server: `/health` and `/props` tell its state.
     #[default]
     Llama,
-    /// Any compatible server: no health probe, no slots known.
+    /// Any compatible server: no health probe unless one is named, no slots known, none of llama.cpp's own endpoints.
     OpenAi,
 }
 
@@ -41,77 +44,33 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where a server listens: `http://host[:port]`, without a path.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ServerUrl {
-    /// A name, an IPv4 address, or an IPv6 address without its brackets.
-    pub host: String,
-    pub port: u16,
-}
-
-impl FromStr for ServerUrl {
-    type Err = String;
-
-    /// Reads a base URL. One that ends in an endpoint (`…/v1/completions`) means that server too.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            |what: &str| format!("expected a URL such as `http://127.0.0.1:8080`, found `{text}`: {what}");
-        let url: http::Uri = text.parse().map_err(|_| wrong("it is not a URL"))?;
-        match url.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(wrong("https to a server is not built yet; use http")),
-            _ => return Err(wrong("it does not begin with `http://`")),
-        }
-        let authority = url.authority().ok_or_else(|| wrong("it names no host"))?;
-        if authority.as_str().contains('@') {
-            return Err(wrong("a user or password in it is not used; name the server's key as `api_key`"));
-        }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        if host.is_empty() {
-            return Err(wrong("it names no host"));
-        }
-        if url.query().is_some() {
-            return Err(wrong("it has a query"));
-        }
-        if !matches!(url.path(), "" | "/" | "/v1" | "/v1/") && !crate::wire::is_endpoint_path(url.path()) {
-            return Err(wrong("its path is neither empty nor an endpoint of llama-server"));
-        }
-        Ok(Self { host, port: authority.port_u16().unwrap_or(80) })
-    }
-}
-
-impl ServerUrl {
-    /// `host:port`, as the `host` header has it.
-    pub fn authority(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
-    }
-}
-
-impl fmt::Display for ServerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority())
-    }
+/// Whom a server's certificate must come from, where it is not the system's own roots that say so.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CaBundle {
+    pub file: PathBuf,
+    /// DER, at least one; each has been read once.
+    pub certificates: Vec<Vec<u8>>,
 }
 
 #[derive(Debug, Clone)]
 pub struct ServerSpec {
     /// What logs and metrics call it; `host:port` if the file gives no name. Unique in its upstream.
     pub name: String,
+    /// What makes it this server: written in two upstreams, it is one.
     pub url: ServerUrl,
     /// What the gateway presents to it.
     pub api_key: Option<Secret>,
+    /// `None`: the system's roots.
+    pub ca: Option<Arc<CaBundle>>,
     pub slots: Slots,
-    /// At least 1: its share of the requests, beside the others of its upstream.
+    /// At least 1: its share of the requests, beside the others of its upstream. Another upstream may give another.
     pub weight: u32,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
-    pub path: String,
+    /// Where the server is asked, from its root; `None`: it is not, while it is up.
+    pub path: Option<String>,
     pub every: Duration,
     pub timeout: Duration,
     /// Consecutive faults until a server counts as down.
@@ -123,7 +82,7 @@ pub struct HealthCheck {
 impl Default for HealthCheck {
     fn default() -> Self {
         Self {
-            path: "/health".to_owned(),
+            path: Some("/health".to_owned()),
             every: Duration::from_secs(2),
             timeout: Duration::from_secs(5),
             down_after: 3,

@@ -1,23 +1,17 @@
 //! A named group of servers: which of them takes the next request, and who waits until one can.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
+use super::balance::{Place, Turns, by_prefix, least_busy};
 use super::prefix::Prefixes;
 use super::queue::{Queue, Spot};
 use super::server::Server;
-use super::spec::{Balance, Kind, UpstreamSpec};
-
-/// A match of less, in blocks, counts as none, and so does one of less than this part of the prompt.
-const MATCH_BLOCKS_LEAST: usize = 2;
-const MATCH_PART: usize = 4;
-
-/// A server that holds a prompt's beginning may be this much busier than another, in parts of its slots.
-const BUSIER_MAX: f64 = 0.5;
+use super::spec::{Balance, UpstreamSpec};
 
 /// Blocks that a server may have reused less than was thought, without consequence: templates and rounding.
 const SLACK_BLOCKS: usize = 4;
@@ -25,8 +19,9 @@ const SLACK_BLOCKS: usize = 4;
 #[derive(Debug)]
 pub struct Upstream {
     pub spec: UpstreamSpec,
+    /// In the order of `spec.servers`; other upstreams may have them too.
     pub servers: Vec<Arc<Server>>,
-    turn: AtomicUsize,
+    turns: Mutex<Turns>,
     line: Mutex<Line>,
     /// Milliseconds: until then plain answers are asked for plainly, whatever the file says.
     plain_until_ms: AtomicU64,
@@ -111,17 +106,11 @@ impl Drop for Wait {
 #[derive(Debug)]
 pub struct Lease {
     server: Arc<Server>,
-    upstream: Arc<Upstream>,
     /// Blocks of the prompt that the server was thought to hold.
     pub thought: usize,
 }
 
 impl Lease {
-    fn new(server: Arc<Server>, upstream: Arc<Upstream>, thought: usize) -> Self {
-        server.enter();
-        Self { server, upstream, thought }
-    }
-
     pub fn server(&self) -> &Arc<Server> {
         &self.server
     }
@@ -130,53 +119,17 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.server.exit();
-        self.upstream.dispatch();
+        self.server.dispatch();
     }
-}
-
-/// A server and its place in its upstream.
-type Place<'a> = (usize, &'a Arc<Server>);
-
-/// By requests over slots, for the weight; any of those that are equal.
-fn least_busy<'a>(choice: &[Place<'a>], tie: usize) -> Option<Place<'a>> {
-    let least = choice.iter().map(|(_, server)| server.load()).min_by(f64::total_cmp)?;
-    let equals: Vec<_> = choice.iter().copied().filter(|(_, server)| server.load() <= least).collect();
-    equals.get(tie.checked_rem(equals.len())?).copied()
-}
-
-/// The one that most likely holds the longest part of the prompt, unless it is much busier than another; where none
-/// holds enough, of the least busy the one that holds the least.
-fn by_prefix<'a>(
-    choice: &[Place<'a>],
-    prefixes: &Prefixes,
-    prompt: &Prompt,
-    tie: usize,
-) -> Option<Place<'a>> {
-    let least = choice.iter().map(|(_, server)| server.load()).min_by(f64::total_cmp)?;
-    let near = choice.iter().copied().filter(|(_, server)| server.load() <= least + BUSIER_MAX);
-    let holding = near.map(|place| (prefixes.held_of(prompt, place.0), place));
-    let best =
-        holding.max_by(|(one, a), (other, b)| one.cmp(other).then_with(|| b.1.load().total_cmp(&a.1.load())));
-    if let Some((blocks, place)) = best
-        && blocks >= MATCH_BLOCKS_LEAST.max(prompt.len() / MATCH_PART)
-    {
-        return Some(place);
-    }
-    let equals: Vec<_> = choice.iter().copied().filter(|(_, server)| server.load() <= least).collect();
-    let fewest = equals.iter().map(|(place, _)| prefixes.held(*place)).min()?;
-    let emptiest: Vec<_> = equals.into_iter().filter(|(place, _)| prefixes.held(*place) == fewest).collect();
-    emptiest.get(tie.checked_rem(emptiest.len())?).copied()
 }
 
 impl Upstream {
-    pub(super) fn new(spec: UpstreamSpec) -> Self {
-        let trusted = spec.kind == Kind::OpenAi;
-        let server = |server: &_| Arc::new(Server::new(Clone::clone(server), spec.health.clone(), trusted));
-        let servers = spec.servers.iter().map(server).collect();
+    /// `servers`: those of `spec`, in its order.
+    pub(super) fn new(spec: UpstreamSpec, servers: Vec<Arc<Server>>) -> Self {
         Self {
             servers,
             spec,
-            turn: AtomicUsize::new(0),
+            turns: Mutex::default(),
             line: Mutex::default(),
             plain_until_ms: AtomicU64::new(0),
         }
@@ -230,14 +183,18 @@ impl Upstream {
             if !away && !self.servers.iter().any(|server| server.takes_requests() && server.has_room()) {
                 return;
             }
-            let Some(Waiter { prompt, teller }) = line.queue.next() else { return };
+            let Some(Waiter { prompt, .. }) = line.queue.first() else { return };
+            let prompt = Arc::clone(prompt);
             let given = match self.pick(&mut line.prefixes, &prompt, fastrand::usize(..)) {
                 Some(lease) => Ok(lease),
-                None => Err(Turned::Away),
+                None if away => Err(Turned::Away),
+                // Another upstream of the same server has got it, and will tell when it is free again.
+                None => return,
             };
+            let next = line.queue.next();
             drop(line);
             // Whoever has left meanwhile drops it: the slot is free for the next.
-            let _ = teller.send(given);
+            let _ = next.map(|waiter| waiter.teller.send(given));
         }
     }
 
@@ -266,47 +223,51 @@ impl Upstream {
 
     /// A server for another try, whatever it works on already: one that is up, not among `tried` if another is there.
     pub fn again(self: &Arc<Self>, tried: &[Arc<Server>], tie: usize) -> Option<Lease> {
-        let up: Vec<_> = self.places().filter(|(_, server)| server.takes_requests()).collect();
+        let up: Vec<_> = self.places().filter(|place| place.server.takes_requests()).collect();
         let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| Arc::ptr_eq(tried, server));
-        let fresh: Vec<_> = up.iter().copied().filter(|(_, server)| !is_tried(server)).collect();
+        let fresh: Vec<_> = up.iter().copied().filter(|place| !is_tried(place.server)).collect();
         let choice = if fresh.is_empty() { up } else { fresh };
-        let (_, chosen) = match self.spec.balance {
+        let chosen = match self.spec.balance {
             Balance::RoundRobin => self.in_turn(&choice)?,
             Balance::LeastBusy | Balance::Prefix => least_busy(&choice, tie)?,
         };
-        Some(Lease::new(Arc::clone(chosen), Arc::clone(self), 0))
+        chosen.server.enter();
+        Some(Lease { server: Arc::clone(chosen.server), thought: 0 })
     }
 
     fn places(&self) -> impl Iterator<Item = Place<'_>> {
-        self.servers.iter().enumerate()
+        let weights = self.spec.servers.iter().map(|spec| spec.weight);
+        self.servers.iter().zip(weights).enumerate().map(|(at, (server, weight))| Place {
+            at,
+            server,
+            weight,
+        })
     }
 
     /// The server with a free slot for a prompt, counted from now on.
     fn pick(self: &Arc<Self>, prefixes: &mut Prefixes, prompt: &Prompt, tie: usize) -> Option<Lease> {
-        let choice: Vec<_> =
-            self.places().filter(|(_, server)| server.takes_requests() && server.has_room()).collect();
-        let (place, chosen) = match self.spec.balance {
-            Balance::RoundRobin => self.in_turn(&choice)?,
-            Balance::LeastBusy => least_busy(&choice, tie)?,
-            Balance::Prefix => by_prefix(&choice, prefixes, prompt, tie)?,
-        };
-        let thought = prefixes.held_of(prompt, place);
+        // Another upstream may take the last slot of a server between the look and the count.
+        let chosen = self.servers.iter().find_map(|_| {
+            let choice: Vec<_> = self
+                .places()
+                .filter(|place| place.server.takes_requests() && place.server.has_room())
+                .collect();
+            let chosen = match self.spec.balance {
+                Balance::RoundRobin => self.in_turn(&choice)?,
+                Balance::LeastBusy => least_busy(&choice, tie)?,
+                Balance::Prefix => by_prefix(&choice, prefixes, prompt, tie)?,
+            };
+            chosen.server.try_enter().then_some(chosen)
+        })?;
+        let thought = prefixes.held_of(prompt, chosen.at);
         if self.spec.balance == Balance::Prefix {
-            prefixes.learn(prompt, place);
+            prefixes.learn(prompt, chosen.at);
         }
-        Some(Lease::new(Arc::clone(chosen), Arc::clone(self), thought))
+        Some(Lease { server: Arc::clone(chosen.server), thought })
     }
 
-    /// By weight.
     fn in_turn<'a>(&self, choice: &[Place<'a>]) -> Option<Place<'a>> {
-        let all: usize = choice.iter().map(|(_, server)| server.spec.weight as usize).sum();
-        let mut turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(all)?;
-        choice.iter().copied().find(|(_, server)| {
-            let weight = server.spec.weight as usize;
-            let is_its = turn < weight;
-            turn = turn.saturating_sub(weight);
-            is_its
-        })
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).next(choice)
     }
 
     /// Whether it matters where a prompt goes.
@@ -314,10 +275,13 @@ impl Upstream {
         self.spec.balance == Balance::Prefix && self.servers.len() > 1
     }
 
+    fn place_of(&self, server: &Server) -> Option<usize> {
+        self.servers.iter().position(|own| std::ptr::eq(own.as_ref(), server))
+    }
+
     /// Takes in which part of a prompt, that it was `thought` to hold so many blocks of, a server says it reused.
     pub fn note_reused(&self, server: &Server, prompt: &Prompt, thought: usize, part: f64) {
-        let place = self.places().find(|(_, own)| std::ptr::eq(own.as_ref(), server));
-        if let Some((place, _)) = place {
+        if let Some(place) = self.place_of(server) {
             let reused = (part.clamp(0.0, 1.0) * prompt.len() as f64).ceil() as usize;
             if thought > reused + SLACK_BLOCKS {
                 // What it has just read it holds now; what it held long before that is likely to be gone as well.
@@ -330,8 +294,7 @@ impl Upstream {
 
     /// Takes in that a server was away: what it held is gone.
     pub fn forget_prompts(&self, server: &Server) {
-        let place = self.places().find(|(_, own)| std::ptr::eq(own.as_ref(), server));
-        if let Some((place, _)) = place {
+        if let Some(place) = self.place_of(server) {
             self.line().prefixes.forget(place);
         }
     }

@@ -16,7 +16,8 @@ use pingora::services::listening::Service;
 
 use crate::admin::{Admin, MetricsPage};
 use crate::config::{Loaded, Settings};
-use crate::proxy::{Gateway, Proxy};
+use crate::proxy::{Gateway, Proxy, trust};
+use crate::route::{ADDRESSES_MAX, UpstreamSpec};
 
 use self::drain::{Drain, Signals};
 use self::probe::Prober;
@@ -47,7 +48,7 @@ pub fn run(loaded: Loaded, launch: Launch) -> Result<(), String> {
         );
     }
 
-    let gateway = Arc::new(Gateway::new(settings)?);
+    let gateway = Arc::new(Gateway::new(settings, conf.ca_file.clone())?);
     let keys_reload = KeysReload::new(&gateway).map_err(|error| format!("no working folder: {error}"))?;
     let mut server = Server::new_with_opt_and_conf(
         Some(Opt { upgrade: launch.upgrade, daemon: launch.daemon, ..Opt::default() }),
@@ -110,8 +111,10 @@ fn pingora_conf(settings: &Settings, launch: Launch) -> Result<ServerConf, Strin
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     conf.threads = if server.threads == 0 { cores } else { server.threads };
     conf.grace_period_seconds = Some(server.grace_period.as_secs());
-    // Every try that the file allows, the refuser's, and some to spare.
-    let tries = settings.upstreams.iter().map(|upstream| upstream.retries as usize + 4).max();
+    conf.ca_file = trust::roots(&settings.upstreams, conf.ca_file.take())?;
+    // Every try that the file allows, at every address, the refuser's, and some to spare.
+    let tries = |upstream: &UpstreamSpec| (upstream.retries as usize + 4) * ADDRESSES_MAX;
+    let tries = settings.upstreams.iter().map(tries).max();
     conf.max_retries = conf.max_retries.max(tries.unwrap_or_default());
     conf.daemon |= launch.daemon;
     Ok(conf)

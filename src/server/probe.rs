@@ -1,5 +1,6 @@
-//! Looks at every server now and then: is it up, and which model does it have.
+//! Looks at every server now and then: where is it, is it up, and which model does it have.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::proxy::Gateway;
-use crate::route::{Kind, Report, Server, Sign, Upstream};
+use crate::route::{Kind, MODELS, Report, Server, Sign, Slots};
 
 /// The listeners wait this long, at most, for the first look at every server.
 const FIRST_LOOK_TIME_MAX: Duration = Duration::from_secs(1);
@@ -23,8 +24,17 @@ const FIRST_LOOK_TIME_MAX: Duration = Duration::from_secs(1);
 /// How often a server that stays up is asked for its models again.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Where every kind lists its models.
-const MODELS: &str = "/v1/models";
+/// The same of one of another kind: it may be a cloud, which counts what it is asked. Nor is it asked at once again
+/// where it did not say.
+const REPORT_EVERY_OPENAI: Duration = Duration::from_secs(60);
+
+/// How often a name is followed to its addresses, and how often while that fails or its server is down.
+const RESOLVE_EVERY: Duration = Duration::from_secs(10);
+const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What servers are complained of in.
+const NAME: &str = "name";
+const SLOTS: &str = "slots";
 
 pub(super) struct Prober(pub(super) Arc<Gateway>);
 
@@ -32,14 +42,9 @@ pub(super) struct Prober(pub(super) Arc<Gateway>);
 impl BackgroundService for Prober {
     async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
         let (looked, mut first_looks) = channel::<()>(1);
-        for (upstream, server) in self.0.fleet.servers() {
-            let probe = Probe {
-                gateway: Arc::clone(&self.0),
-                upstream: Arc::clone(upstream),
-                server: Arc::clone(server),
-            };
-            let looked = looked.clone();
-            tokio::spawn(probe.forever(looked));
+        for server in &self.0.fleet.servers {
+            let probe = Probe { gateway: Arc::clone(&self.0), server: Arc::clone(server) };
+            tokio::spawn(probe.forever(looked.clone()));
         }
         drop(looked);
         // Ends when every probe has dropped its end, after its first look.
@@ -49,24 +54,32 @@ impl BackgroundService for Prober {
     }
 }
 
+/// The one that looks at a server, in how many upstreams it may stand.
+#[derive(Clone)]
 struct Probe {
     gateway: Arc<Gateway>,
-    upstream: Arc<Upstream>,
     server: Arc<Server>,
 }
 
 impl Probe {
     async fn forever(self, looked: Sender<()>) {
         let mut looked = Some(looked);
-        let mut reported: Option<Instant> = None;
+        let mut asked: Option<Instant> = None;
+        let resolved = self.resolve().await;
+        if self.server.spec.url.host.parse::<IpAddr>().is_err() {
+            tokio::spawn(self.clone().follow_name(resolved));
+        }
+        let (again, every) = match self.server.kind {
+            Kind::Llama => (Duration::ZERO, REPORT_EVERY),
+            Kind::OpenAi => (REPORT_EVERY, REPORT_EVERY_OPENAI),
+        };
         loop {
-            self.resolve().await;
-            let due = |at: Instant| at.elapsed() >= REPORT_EVERY;
-            if self.is_well().await && (self.server.report().is_none() || reported.is_none_or(due)) {
-                match self.report().await {
-                    Ok(()) => reported = Some(Instant::now()),
-                    // It is asked again next time; until then nothing is answered from what it said before.
-                    Err(_) => self.server.forget_report(),
+            let pause = if self.server.report().is_none() { again } else { every };
+            if self.is_well().await && asked.is_none_or(|at| at.elapsed() >= pause) {
+                asked = Some(Instant::now());
+                if self.report().await.is_err() {
+                    // It is asked again; until then nothing is answered from what it said before.
+                    self.server.forget_report();
                 }
             }
             drop(looked.take());
@@ -74,52 +87,100 @@ impl Probe {
         }
     }
 
-    /// Follows a name to its addresses, as they are now.
-    async fn resolve(&self) {
-        let url = &self.server.spec.url;
-        let found =
-            timeout(self.server.check().timeout, tokio::net::lookup_host((url.host.as_str(), url.port)))
-                .await;
-        if let Ok(Ok(found)) = found {
-            self.server.set_addresses(found.collect());
+    async fn follow_name(self, mut resolved: bool) {
+        let mut last = Instant::now();
+        loop {
+            sleep(RESOLVE_AGAIN).await;
+            if !resolved || !self.server.is_up() || last.elapsed() >= RESOLVE_EVERY {
+                resolved = self.resolve().await;
+                last = Instant::now();
+            }
+        }
+    }
+
+    /// Follows a name to its addresses, as they are now. While it has none the server is down; one that had some keeps
+    /// them, since a resolver that is away takes no server with it.
+    async fn resolve(&self) -> bool {
+        let (server, name) = (&self.server, &self.server.spec.name);
+        match self.gateway.names.look_up(&server.spec.url).await {
+            Ok(found) => {
+                let told = format!("{found:?}");
+                let was_known = server.address().is_some();
+                if server.set_addresses(found) && was_known {
+                    log::info!("server `{name}` has other addresses: {told}");
+                }
+                if server.is_relief(NAME) {
+                    log::info!("server `{name}`: its name resolves again: {told}");
+                }
+                true
+            }
+            Err(why) => {
+                if server.address().is_none() {
+                    self.gateway.note(server, Sign::NotReady, &why);
+                    server.is_news(NAME, &why);
+                } else if server.is_news(NAME, &why) {
+                    log::warn!("server `{name}` stays at the addresses it had: {why}");
+                }
+                false
+            }
         }
     }
 
     /// Asks for its health. Any answer but "not yet" (503, while a model loads) is one of a server that is up. A kind
     /// without a health endpoint is taken as up until a request says otherwise; then any answer brings it back.
     async fn is_well(&self) -> bool {
-        let path = match self.upstream.spec.kind {
-            Kind::OpenAi if self.server.is_up() => return true,
-            Kind::OpenAi => MODELS,
-            Kind::Llama => &self.server.check().path,
-        };
-        let (sign, why) = match self.get(path).await {
+        let Some(address) = self.server.address() else { return false };
+        let Some(path) = self.server.health_path() else { return true };
+        let (sign, why) = match self.get(&path).await {
             Ok((StatusCode::SERVICE_UNAVAILABLE, _)) => {
                 (Sign::NotReady, "it says it is not ready".to_owned())
             }
             Ok(_) => (Sign::GoodProbe, String::new()),
-            Err(error) => (Sign::Fault, format!("{:?}", error.etype())),
+            Err(error) => (Sign::Fault, error.to_string()),
         };
         if sign == Sign::Fault {
-            self.server.next_address();
+            self.server.address_failed(address);
         }
-        self.gateway.note(&self.upstream, &self.server, sign, &why);
+        self.gateway.note(&self.server, sign, &why);
         sign == Sign::GoodProbe
     }
 
     /// Asks which models it has.
     async fn report(&self) -> Result<()> {
-        let props = match self.upstream.spec.kind {
+        let props = match self.server.kind {
             Kind::Llama => self.json("/props").await?,
             Kind::OpenAi => None,
         };
-        let models = self.json(MODELS).await?;
+        let models = self.json(&self.server.path_of(MODELS)).await?;
         let report = Report::read(props.as_ref(), models.as_ref());
         report.model_ids().for_each(|id| self.gateway.metrics.know_model(id));
+        self.check_slots(props.as_ref(), report.slots);
         self.server.set_report(report);
         // It may have more slots than before.
-        self.upstream.dispatch();
+        self.server.dispatch();
         Ok(())
+    }
+
+    /// Says, once, that nobody knows how much a llama-server can bear.
+    fn check_slots(&self, props: Option<&Value>, slots: Option<u32>) {
+        let server = &self.server;
+        let why = match (props, slots) {
+            _ if server.kind != Kind::Llama || server.spec.slots != Slots::Auto => return,
+            (_, Some(1..)) => {
+                server.is_relief(SLOTS);
+                return;
+            }
+            (_, Some(0)) => "`/props` says 0",
+            (Some(_), None) => "`/props` does not say",
+            (None, _) => "it serves no `/props` that is JSON",
+        };
+        if server.is_news(SLOTS, why) {
+            let name = &server.spec.name;
+            log::warn!(
+                "server `{name}` has an unknown number of slots ({why}) and gets any number of requests at \
+                        once; write its `slots: N`"
+            );
+        }
     }
 
     /// A document of the server's; `None` where it serves none. An error, for now, says nothing of either.
@@ -134,6 +195,7 @@ impl Probe {
 
     /// One GET, within the check's timeout.
     async fn get(&self, path: &str) -> Result<(StatusCode, Bytes)> {
-        self.gateway.side.ask(&self.server, path, None, self.server.check().timeout).await
+        let within = self.server.check().timeout;
+        self.gateway.side.ask(&self.gateway.trust, &self.server, path, None, within).await
     }
 }

@@ -75,6 +75,11 @@ pub enum Astray {
 }
 
 impl Endpoint {
+    /// Whether it is llama.cpp's own, which no other kind of server has.
+    pub fn is_llamas_own(&self) -> bool {
+        self.protocol == Protocol::Llama || self.path.ends_with("/input_tokens")
+    }
+
     /// Whether a server works on it in one of its slots.
     pub fn takes_slot(&self) -> bool {
         self.work == Work::Generate || self.path.contains("embedding") || self.path.contains("rerank")

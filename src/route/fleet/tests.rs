@@ -1,13 +1,17 @@
 //! Rules of routing: which upstream, which server, which models are seen.
 
 use super::*;
-use crate::route::{Balance, HealthCheck, Kind, QueueBounds, Report, ServerSpec, Sign, Slots, Timeouts};
+use crate::route::{
+    Balance, Entry, Errand, HealthCheck, Kind, Prompt, QueueBounds, Report, ServerSpec, Sign, Slots,
+    Timeouts, Turned,
+};
 
 fn upstream(name: &str, servers: &[&str]) -> UpstreamSpec {
     let server = |url: &&str| ServerSpec {
         name: (*url).to_owned(),
         url: url.parse().expect("a URL"),
         api_key: None,
+        ca: None,
         slots: Slots::Auto,
         weight: 1,
     };
@@ -108,7 +112,7 @@ fn servers_in_turn_get_their_shares() {
     let turn =
         || group.again(&[], 7).map(|lease| lease.server().spec.name.trim_start_matches("http://").to_owned());
     let turns: Vec<_> = (0..8).filter_map(|_| turn()).collect();
-    assert_eq!(turns, ["one", "two", "two", "three", "one", "two", "two", "three"]);
+    assert_eq!(turns, ["two", "one", "three", "two", "two", "one", "three", "two"]);
     group.servers[1].note(Sign::Fault);
     let turns: Vec<_> = (0..2).filter_map(|_| turn()).collect();
     assert_eq!(turns, ["one", "three"]);
@@ -128,4 +132,39 @@ fn a_fault_forgets_what_the_server_reported() {
     assert_eq!(group.fingerprint(), same, "the server that is down does not count");
     group.servers[1].note(Sign::GoodProbe);
     assert_eq!(group.fingerprint(), None, "it may have come back as another");
+}
+
+#[test]
+fn one_url_in_two_upstreams_is_one_server() {
+    let mut shared = upstream("a", &["http://one"]);
+    shared.servers[0].slots = Slots::Fixed(1);
+    let fleet = Fleet::new(vec![shared.clone(), UpstreamSpec { name: "b".to_owned(), ..shared }], Vec::new());
+    assert_eq!((fleet.servers.len(), fleet.places().count()), (1, 2));
+    let [a, b] = [&fleet.upstreams[0], &fleet.upstreams[1]];
+    let prompt = Prompt::default();
+    let errand = Errand { prompt: &prompt, key: "alice", priority: 0, cost: 1, tie: 0 };
+    let Ok(Entry::Lease(lease)) = a.enter(errand) else { panic!("its slot is free") };
+    let Ok(Entry::Wait(mut waits)) = b.enter(errand) else { panic!("the one slot is taken") };
+    let Ok(Entry::Wait(mut waits_too)) = a.enter(errand) else { panic!("the one slot is taken") };
+    let mut given = |upstream: usize| {
+        let wait = if upstream == 0 { &mut waits_too } else { &mut waits };
+        let mut told = std::pin::pin!(wait.lease());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match told.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(lease) => Some(lease.expect("a server is up")),
+            std::task::Poll::Pending => None,
+        }
+    };
+    assert!(given(0).is_none() && given(1).is_none());
+    drop(lease);
+    // Both are told, and one gets it.
+    let first = [given(0), given(1)];
+    assert_eq!(first.iter().flatten().count(), 1);
+    assert_eq!(fleet.servers[0].in_flight(), 1);
+    let gone = usize::from(first[0].is_some());
+    drop(first);
+    let second = given(gone).expect("then the other gets it");
+    assert_eq!(fleet.servers[0].in_flight(), 1);
+    second.server().note(Sign::Fault);
+    assert!(matches!((a.enter(errand), b.enter(errand)), (Err(Turned::Away), Err(Turned::Away))));
 }
