@@ -28,6 +28,7 @@ mod stream;
 mod failure;
 mod route;
 mod queue;
+mod servers;
 mod cors;
 mod observe;
 mod usage;

@@ -76,6 +76,7 @@ pub(crate) struct Plan {
     yaml: Option<String>,
     environment: Vec<(String, String)>,
     before: Option<&'static str>,
+    hosts: Option<String>,
 }
 
 /// With a file: the servers as one upstream, an admin listener, and what `yaml` adds. No limits.
@@ -87,7 +88,7 @@ pub(crate) fn before_urls(urls: &[&str]) -> Plan {
     let servers = urls.iter().map(|url| (*url).to_owned()).collect();
     let upstream = HEALTH.to_owned();
     let (address, yaml) = (Loopback::claim(), Some(String::new()));
-    Plan { address, servers, upstream, yaml, environment: Vec::new(), before: None }
+    Plan { address, servers, upstream, yaml, environment: Vec::new(), before: None, hosts: None }
 }
 
 /// Without a file: `LLM_URL`, `GATEWAY_HOST` and `GATEWAY_PORT`, and every default.
@@ -125,6 +126,12 @@ impl Plan {
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// What names resolve to; `Gateway::hosts` changes it.
+    pub(crate) fn hosts(mut self, lines: &str) -> Self {
+        self.hosts = Some(lines.to_owned());
+        self.env("GATEWAY_HOSTS_FILE", "hosts")
     }
 
     /// What a shell does before it becomes the gateway.
@@ -171,6 +178,7 @@ impl Plan {
     /// Starts the process and does not wait for it to listen.
     pub(crate) fn spawn(self) -> Gateway {
         let folder = Folder::new(&self.address.ip().to_string());
+        let _ = self.hosts.as_ref().map(|lines| folder.file("hosts", lines));
         let mut command = match self.yaml {
             None => command(&[]),
             Some(_) => {
@@ -227,6 +235,11 @@ impl Gateway {
 
     pub(crate) fn config(&self) -> PathBuf {
         self.folder.0.join("gateway.yaml")
+    }
+
+    /// From now on, names resolve to this.
+    pub(crate) fn hosts(&self, lines: &str) {
+        self.folder.file("hosts", lines);
     }
 
     pub(crate) fn folder(&self) -> &Path {

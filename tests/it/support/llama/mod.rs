@@ -102,6 +102,11 @@ impl Llama {
         format!("http://{}", self.address())
     }
 
+    /// As one line of a hosts file.
+    pub(crate) fn is_called(&self, name: &str) -> String {
+        format!("{} {name}\n", self.address.ip())
+    }
+
     /// From the next request on, it plays by another script.
     pub(crate) fn becomes(&self, script: Script) {
         *self.stage.script.lock().expect("not poisoned") = Arc::new(script);

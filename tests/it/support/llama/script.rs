@@ -10,6 +10,8 @@ pub(super) enum Ending {
     Close,
     /// `content-length` names more than is sent.
     TooShort,
+    /// `content-length` names less than is sent.
+    TooLong,
 }
 
 /// Where an answer breaks off.
@@ -48,6 +50,9 @@ pub(crate) struct Script {
     pub(super) counts: bool,
     pub(super) slots: u32,
     pub(super) holds_counts: bool,
+    pub(super) props_body: Option<String>,
+    pub(super) tls: bool,
+    pub(super) base: Option<&'static str>,
 }
 
 /// A healthy server that answers everything with "Hello".
@@ -73,6 +78,9 @@ pub(crate) fn scripted() -> Script {
         counts: true,
         slots: 1000,
         holds_counts: false,
+        props_body: None,
+        tls: false,
+        base: None,
     }
 }
 
@@ -199,6 +207,38 @@ impl Script {
     /// `content-length` promises ten bytes that never come.
     pub(crate) fn wrong_length(mut self) -> Self {
         self.ending = Some(Ending::TooShort);
+        self
+    }
+
+    /// Ten bytes follow what `content-length` names.
+    pub(crate) fn more_than_its_length(mut self) -> Self {
+        self.ending = Some(Ending::TooLong);
+        self
+    }
+
+    /// From its start on it speaks TLS, as `llama.invalid`, by the certificate in tests/tls.
+    pub(crate) fn tls(mut self) -> Self {
+        self.tls = true;
+        self
+    }
+
+    /// Its endpoints stand under this instead of `/v1`.
+    pub(crate) fn base(mut self, base: &'static str) -> Self {
+        self.base = Some(base);
+        self
+    }
+
+    /// The path of the table that this one is.
+    pub(super) fn path(&self, path: &str) -> String {
+        match self.base {
+            None => path.to_owned(),
+            Some(base) => path.strip_prefix(base).map_or("/astray".to_owned(), |rest| format!("/v1{rest}")),
+        }
+    }
+
+    /// `/props` is this very text.
+    pub(crate) fn says_of_itself(mut self, body: &str) -> Self {
+        self.props_body = Some(body.to_owned());
         self
     }
 

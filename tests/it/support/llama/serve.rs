@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::script::{Cut, Ending, Script};
 use super::shapes::{self, Ask};
@@ -23,15 +27,39 @@ pub(super) async fn accept(listener: TcpListener, stage: Arc<Stage>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         stream.set_nodelay(true).expect("a fresh socket takes options");
-        let connection =
-            Connection { stream, inbox: Inbox::default(), stage: Arc::clone(&stage), answers: 0 };
-        connections.spawn(connection.serve());
+        connections.spawn(serve(stream, Arc::clone(&stage)));
         while connections.try_join_next().is_some() {}
     }
 }
 
+async fn serve(stream: TcpStream, stage: Arc<Stage>) {
+    let tls = stage.script.lock().expect("not poisoned").tls;
+    let stream: Box<dyn Stream> = if tls {
+        // Whoever does not trust the certificate leaves here.
+        let Ok(stream) = tls_acceptor().accept(stream).await else { return };
+        Box::new(stream)
+    } else {
+        Box::new(stream)
+    };
+    Connection { stream, inbox: Inbox::default(), stage, answers: 0 }.serve().await;
+}
+
+fn tls_acceptor() -> TlsAcceptor {
+    let certificate = CertificateDer::from_pem_slice(include_bytes!("../../../tls/server.pem"));
+    let key = PrivateKeyDer::from_pem_slice(include_bytes!("../../../tls/server.key")).expect("a key");
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.expect("a certificate")], key)
+        .expect("they are a pair");
+    TlsAcceptor::from(Arc::new(config))
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
 struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     inbox: Inbox,
     stage: Arc<Stage>,
     answers: usize,
@@ -62,7 +90,10 @@ impl Connection {
                     Script { headers: script.headers.clone(), holds, ..super::scripted() },
                 )
             } else if probe {
-                (about(&request, &script), Script { headers: script.headers.clone(), ..super::scripted() })
+                (
+                    about(&request, &script),
+                    Script { headers: script.headers.clone(), tls: script.tls, ..super::scripted() },
+                )
             } else {
                 (answer(&request, &script, number), Script::clone(&script))
             };
@@ -143,6 +174,9 @@ impl Connection {
         if ending == Ending::Chunked {
             self.stream.write_all(b"0\r\n\r\n").await?;
         }
+        if ending == Ending::TooLong {
+            self.stream.write_all(b"HTTP/1.1 2").await?;
+        }
         Ok(!last && ending != Ending::TooShort)
     }
 
@@ -184,7 +218,7 @@ impl Connection {
 fn head(request: &Received, answer: &Answer, script: &Script, ending: Ending, last: bool) -> String {
     let length: usize = answer.pieces.iter().map(String::len).sum();
     let framing = match ending {
-        Ending::Length => format!("Content-Length: {length}\r\n"),
+        Ending::Length | Ending::TooLong => format!("Content-Length: {length}\r\n"),
         Ending::TooShort => format!("Content-Length: {}\r\n", length + 10),
         Ending::Chunked => "Transfer-Encoding: chunked\r\n".to_owned(),
         Ending::Close => String::new(),
@@ -209,10 +243,15 @@ fn about(request: &Received, script: &Script) -> Answer {
     if !script.healthy {
         return json(503, shapes::error(503).to_string());
     }
+    if request.path() == "/props"
+        && let Some(body) = &script.props_body
+    {
+        return json(200, body.clone());
+    }
     if request.path() == "/props" && script.props_status != 200 {
         return json(script.props_status, shapes::error(script.props_status).to_string());
     }
-    match shapes::about(request.path(), &script.model, script.slots) {
+    match shapes::about(&script.path(request.path()), &script.model, script.slots) {
         Some(body) => json(200, body.to_string()),
         None => json(404, shapes::error(404).to_string()),
     }
@@ -231,7 +270,8 @@ fn count(request: &Received, script: &Script) -> Answer {
 
 fn answer(request: &Received, script: &Script, number: usize) -> Answer {
     let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-    let ask = Ask { path: request.path(), body: &body, words: &script.words, model: &script.model, number };
+    let path = script.path(request.path());
+    let ask = Ask { path: &path, body: &body, words: &script.words, model: &script.model, number };
     if let Some(key) = &script.api_key
         && request.header("authorization") != Some(&format!("Bearer {key}"))
     {
