@@ -5,7 +5,7 @@ FROM rust:1.95-slim-bookworm AS builder
 # cmake and make build zlib-ng and jemalloc, which Pingora's compression and the allocator are; SQLite needs no more
 # than the image's own C compiler.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends cmake make \
+    && apt-get install -y --no-install-recommends ca-certificates cmake make \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 # The dependencies first, from an empty program: this layer lasts until Cargo.toml or Cargo.lock changes.
@@ -28,6 +28,8 @@ LABEL org.opencontainers.image.title="ai-gateway" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ai-gateway
 COPY --from=builder /build/target/release/ai-gateway /usr/local/bin/ai-gateway
+# The roots that `https` servers are verified by.
+COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 # It writes nothing but what the file names, to a volume: the root file system may be read-only.
 USER 10001:10001
 ENV GATEWAY_HOST=0.0.0.0
