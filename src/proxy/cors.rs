@@ -5,7 +5,8 @@ use crate::config::Cors;
 /// Headers of answers that a page may read.
 pub(super) const EXPOSED: &str = "x-request-id, x-cache, cache-status, age, x-elapsed-ms, retry-after, retry-after-ms, \
     x-should-retry, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
-    x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
+    x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, x-ai-gateway-server, \
+    x-ai-gateway-model";
 
 /// Headers a page may send, where it does not say which it wants to.
 pub(super) const ALLOWED_HEADERS: &str = "authorization, content-type, x-api-key, x-request-id, cache-control, \

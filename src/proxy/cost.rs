@@ -52,7 +52,7 @@ pub(super) async fn reserve(
         // When there will be enough for its prompt too, as far as it is known; or it would come back in vain.
         let likely = least.saturating_add(job.demand.estimate);
         let would = ctx.asked.subjects.would_reserve(account.as_ref(), likely, gateway.clock.now(), spent);
-        let refused = would.err().filter(|likely| likely.wait.is_some()).unwrap_or(refused);
+        let refused = would.err().filter(|likely| refused.wait.and(likely.wait).is_some()).unwrap_or(refused);
         ctx.asked.tokens = refused.level;
         return Err(Refusal::Limited(refused).into());
     }

@@ -197,7 +197,7 @@ impl Tap {
         }
     }
 
-    /// Takes in that the server sent its last byte, and how long the whole took. A stream that is whole has ended before.
+    /// Takes in that the server sent its last byte, and how long the whole took. Not asked of a stream that is whole.
     pub(super) fn end(&mut self, took: Duration) -> End {
         let body = self.recording.take().map(Recording::into_body);
         self.gathered = body.clone().filter(|_| self.gathers);

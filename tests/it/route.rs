@@ -214,3 +214,23 @@ async fn a_server_that_is_drained_finishes_what_it_has_and_gets_nothing_new() {
     let foreign = gateway.admin(post("/servers/one/drain").header("origin", "http://evil.example")).await;
     assert_eq!((foreign.status, gateway.chat("still").await.status), (403, 200));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_name_their_server_and_their_model_where_that_is_asked_for() {
+    let llama = scripted().start().await;
+    let yaml = "models: {tiny: {upstream: local}, größe: {upstream: local, as: tiny}}\nanswer_headers: [server, model]\n";
+    let gateway = gateway::before(&llama).yaml(yaml).start().await;
+    let ask = async || {
+        let body = json!({"model": "größe", "messages": []});
+        let answer = gateway.send(post("/v1/chat/completions").json(&body)).await;
+        let header = |name| answer.header(name).map(str::to_owned);
+        (header("x-cache"), header("x-ai-gateway-model"), header("x-ai-gateway-server"))
+    };
+    let (server, tiny) = (Some(llama.address().to_string()), Some("tiny".to_owned()));
+    assert_eq!(ask().await, (Some("miss".to_owned()), tiny.clone(), server));
+    assert_eq!(ask().await, (Some("hit".to_owned()), tiny, None), "no server was asked");
+    // Nobody who did not ask for it is told, not even by the server.
+    let llama = scripted().header("x-ai-gateway-server", "inner").start().await;
+    let answer = gateway::before(&llama).start().await.chat("x").await;
+    assert!(answer.header("x-ai-gateway-server").is_none() && answer.header("x-ai-gateway-model").is_none());
+}
