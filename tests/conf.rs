@@ -169,7 +169,6 @@ fn every_key_of_the_contract_is_known() {
         idle,
         [
             "`upstreams.local.isolation` (line 22) is",
-            "`models.large.fallback` (line 31) is",
             "`shared.valkey` (line 64) is",
             "`shared.required` (line 64) is",
             "`log.prompts` (line 66) is",

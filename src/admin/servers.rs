@@ -28,6 +28,7 @@ pub(super) fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8
     // Several may have one name, in upstreams of their own: then they are one server to their operator.
     for server in gateway.fleet.servers.iter().filter(|server| server.spec.name == name) {
         server.set_draining(draining);
+        server.upstreams().for_each(|upstream| gateway.keep_one(&upstream));
         server.dispatch();
         in_flight = Some(in_flight.unwrap_or(0) + server.in_flight());
     }

@@ -53,6 +53,8 @@ pub enum Landing<E> {
 pub struct Head {
     pub status: StatusCode,
     pub content_type: Bytes,
+    /// The model and the upstream that answer, where they are others than were asked for.
+    pub instead: Option<(Option<String>, Option<String>)>,
 }
 
 /// One answer in the making.

@@ -11,18 +11,46 @@ use crate::route::{ModelRule, UpstreamSpec};
 /// The models, in the file's order.
 pub(super) fn read(file: &mut Section, upstreams: &[UpstreamSpec]) -> Vec<ModelSettings> {
     let members = file.take("models").map(|field| field.members()).unwrap_or_default();
-    let models: Vec<&str> = members.iter().map(|(name, _)| *name).collect();
+    // A request cannot name a pattern, so nothing can fall back to one.
+    let models: Vec<&str> =
+        members.iter().map(|(name, _)| *name).filter(|name| !name.contains('*')).collect();
     let upstreams: Vec<&str> = upstreams.iter().map(|upstream| upstream.name.as_str()).collect();
-    members.iter().map(|(name, field)| model(name, field, &models, &upstreams)).collect()
+    let mut falls = Falls::default();
+    members.iter().map(|(name, field)| model(name, field, &models, &upstreams, &mut falls)).collect()
 }
 
-fn model(name: &str, field: &Field, models: &[&str], upstreams: &[&str]) -> ModelSettings {
+/// Which models fall back to which, as far as the file has been read.
+#[derive(Default)]
+struct Falls(Vec<(String, String)>);
+
+impl Falls {
+    /// Takes in that one falls back to another, unless that one leads back to it.
+    fn add(&mut self, from: &str, to: &str) -> Read<String> {
+        let mut reached = vec![to];
+        let mut at = 0;
+        while let Some(model) = reached.get(at).copied() {
+            for (_, next) in self.0.iter().filter(|(one, _)| one == model) {
+                if !reached.contains(&next.as_str()) {
+                    reached.push(next);
+                }
+            }
+            at += 1;
+        }
+        if reached.contains(&from) {
+            return value::expected("a model that does not fall back to this one itself", to);
+        }
+        self.0.push((from.to_owned(), to.to_owned()));
+        Ok(to.to_owned())
+    }
+}
+
+fn model(name: &str, field: &Field, models: &[&str], upstreams: &[&str], falls: &mut Falls) -> ModelSettings {
     if let Err(message) = value::name(name) {
         field.fault(message);
     }
     // A model that names no upstream goes where one goes that `models` does not name: to the first.
     let upstream = upstreams.first().copied().unwrap_or_default().to_owned();
-    let rule = ModelRule { pattern: name.to_owned(), upstream, rename: None };
+    let rule = ModelRule { pattern: name.to_owned(), upstream, rename: None, fallback: Vec::new() };
     let (limits, key_limits) = (Allowance::default(), Allowance::default());
     let mut model = ModelSettings { rule, limits, key_limits, request: None, answers: None };
 
@@ -36,12 +64,12 @@ fn model(name: &str, field: &Field, models: &[&str], upstreams: &[&str]) -> Mode
             model.rule.upstream = upstream;
         }
         model.rule.rename = section.value("as", value::name);
-        section.idle("fallback", "the model's own upstream alone is asked", |field| {
-            field.values(|text| match text {
-                _ if text == name => value::expected("another model than this one", text),
-                _ => one_of("a model", text, models),
-            })
-        });
+        let fallback = section.take("fallback").map(|field| field.items()).unwrap_or_default();
+        let mut read = |text: &str| match text {
+            _ if text == name => value::expected("another model than this one", text),
+            _ => one_of("a model", text, models).and_then(|text| falls.add(name, &text)),
+        };
+        model.rule.fallback = fallback.iter().filter_map(|item| item.value(&mut read)).collect();
         model.request = section.take("request").and_then(|field| field.section(request::read));
         model.limits = section.section("limits", allowance);
         model.key_limits = section.section("key_limits", allowance);

@@ -13,51 +13,7 @@ use prometheus::{
 };
 
 use super::families::Table;
-
-/// How a request met the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CacheOutcome {
-    Hit,
-    Miss,
-    Shared,
-    Bypass,
-}
-
-impl CacheOutcome {
-    pub const ALL: [Self; 4] = [Self::Hit, Self::Miss, Self::Shared, Self::Bypass];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Shared => "shared",
-            Self::Bypass => "bypass",
-        }
-    }
-}
-
-/// Where in its life a request was when its caller left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Before the server's first byte.
-    Waiting,
-    /// While the answer was on its way.
-    Answering,
-    /// While the caller's own body was on its way.
-    Sending,
-}
-
-impl Phase {
-    const ALL: [Self; 3] = [Self::Waiting, Self::Answering, Self::Sending];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Answering => "answering",
-            Self::Sending => "sending",
-        }
-    }
-}
+use super::labels::{CacheOutcome, Ended, Labels, Phase, ServerState};
 
 /// The label of what is not named anywhere.
 const OTHER: &str = "other";
@@ -100,36 +56,15 @@ pub struct Metrics {
     disconnects: IntCounterVec,
     server_up: GaugeVec,
     server_slots: GaugeVec,
+    server_breaker: GaugeVec,
+    retries_withheld: IntCounterVec,
+    fallbacks: IntCounterVec,
+    pub requests_barred: IntCounter,
     reloads: IntCounterVec,
     last_reload: Gauge,
     pub log_lines_dropped: IntCounter,
     /// All requests, whatever became of them.
     pub total: IntCounter,
-}
-
-/// What the metrics of one gateway can be labelled with.
-#[derive(Debug, Clone, Default)]
-pub struct Labels {
-    pub models: Vec<(String, String)>,
-    pub keys: Vec<String>,
-    pub limits: Vec<&'static str>,
-    /// Upstream and server.
-    pub servers: Vec<(String, String)>,
-}
-
-/// One ended request.
-#[derive(Debug, Clone, Copy)]
-pub struct Ended<'a> {
-    pub key: Option<&'a str>,
-    pub model: Option<&'a str>,
-    pub upstream: Option<&'a str>,
-    pub status: u16,
-    pub cache: CacheOutcome,
-    pub duration: Duration,
-    pub first_token: Option<Duration>,
-    pub prompt_tokens: Option<u64>,
-    pub completion_tokens: Option<u64>,
-    pub cached_prompt_tokens: Option<u64>,
 }
 
 impl Metrics {
@@ -226,6 +161,25 @@ impl Metrics {
                 "Slots of a server, by state.",
                 &["upstream", "server", "state"],
             )?,
+            server_breaker: table.floats(
+                "server_breaker",
+                "A server's breaker: 0 closed, 1 half open (one request tries it), 2 open.",
+                &["upstream", "server"],
+            )?,
+            retries_withheld: table.counters(
+                "retries_withheld_total",
+                "Further tries that were not made, since the upstream's budget of them was spent.",
+                &["upstream"],
+            )?,
+            fallbacks: table.counters(
+                "fallbacks_total",
+                "Requests that went on to a fallback, by the model that was asked for.",
+                &["model", "fallback"],
+            )?,
+            requests_barred: table.counter(
+                "requests_barred_total",
+                "Requests refused because they had broken off on two servers.",
+            )?,
             reloads: table.counters(
                 "config_reloads_total",
                 "Reloads of the file or of the keys file, by result.",
@@ -277,8 +231,14 @@ impl Metrics {
         for result in ["success", "failure"] {
             self.reloads.with_label_values(&[result]);
         }
+        self.fallbacks.with_label_values(&[OTHER, OTHER]);
+        for (model, fallback) in &labels.fallbacks {
+            self.fallbacks.with_label_values(&[model, fallback]);
+        }
         for (upstream, server) in &labels.servers {
             self.server_up.with_label_values(&[upstream.as_str(), server]);
+            self.server_breaker.with_label_values(&[upstream.as_str(), server]);
+            self.retries_withheld.with_label_values(&[upstream]);
             for state in ["busy", "idle"] {
                 self.server_slots.with_label_values(&[upstream.as_str(), server, state]);
             }
@@ -353,6 +313,16 @@ impl Metrics {
         self.retries.with_label_values(&[reason]).inc();
     }
 
+    /// Another try that would have gone beyond the budget.
+    pub fn withheld(&self, upstream: &str) {
+        self.retries_withheld.with_label_values(&[upstream]).inc();
+    }
+
+    /// A request went on to another model than it asked for.
+    pub fn fell_back(&self, model: &str, fallback: &str) {
+        self.fallbacks.with_label_values(&[model, fallback]).inc();
+    }
+
     /// A file was read again, and taken or not.
     pub fn reloaded(&self, taken: bool) {
         self.reloads.with_label_values(&[if taken { "success" } else { "failure" }]).inc();
@@ -375,11 +345,14 @@ impl Metrics {
         catch_up(&self.cache_evicted, evicted);
     }
 
-    pub fn set_server(&self, upstream: &str, server: &str, up: bool, in_flight: u32, slots: Option<u32>) {
-        self.server_up.with_label_values(&[upstream, server]).set(f64::from(u8::from(up)));
-        let idle = slots.unwrap_or_default().saturating_sub(in_flight);
-        self.server_slots.with_label_values(&[upstream, server, "busy"]).set(f64::from(in_flight));
-        self.server_slots.with_label_values(&[upstream, server, "idle"]).set(f64::from(idle));
+    pub fn set_server(&self, state: &ServerState<'_>) {
+        let labels = [state.upstream, state.server];
+        self.server_up.with_label_values(&labels).set(f64::from(u8::from(state.up)));
+        self.server_breaker.with_label_values(&labels).set(f64::from(state.breaker as u8));
+        let idle = state.slots.unwrap_or_default().saturating_sub(state.in_flight);
+        for (name, slots) in [("busy", state.in_flight), ("idle", idle)] {
+            self.server_slots.with_label_values(&[state.upstream, state.server, name]).set(f64::from(slots));
+        }
     }
 
     /// The page that Prometheus reads (text format 0.0.4), and its content type.

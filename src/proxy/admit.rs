@@ -2,6 +2,7 @@
 //!
 //! Path and method, address, key, request limits, body, model, cache. Start reading here.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
@@ -19,6 +20,7 @@ use super::ask::{Aboard, Hit, ask};
 use super::body::{self, Stop};
 use super::context::{Asked, Caller, Context, InFlight, Job, Keep, vacate};
 use super::cost;
+use super::fallback;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::turned::turn;
@@ -41,7 +43,7 @@ pub(super) enum Verdict {
     /// Another caller's request is producing it.
     Follow(Box<Aboard>),
     /// A server answers.
-    Forward(Job),
+    Forward(Box<Job>),
 }
 
 pub(super) async fn admit(
@@ -98,19 +100,40 @@ pub(super) async fn admit(
         // What cannot be used costs a request like any other.
         enter(gateway, ctx)?;
     }
-    let (body, mut understood, resolved) = read?;
+    let (body, understood, resolved) = read?;
+    let streams = resolved.upstream.streams_always(gateway.clock.now());
+    let mut job = job(gateway, session, ctx, endpoint, (body, understood, resolved), streams);
+    job.fallbacks = fallback::list(gateway, &ctx.asked, endpoint, &job.resolved);
+    if job.fallbacks.is_empty() {
+        job.original = None;
+    }
+    let control = cache_control(session);
+    ask(gateway, session, ctx, job, control).await
+}
 
+/// The request as it goes to a model: the one that was asked for, or one of its fallbacks. `streams`: a plain answer is
+/// made of a stream.
+pub(super) fn job(
+    gateway: &Gateway,
+    session: &Session,
+    ctx: &mut Context,
+    endpoint: &'static Endpoint,
+    (original, mut understood, resolved): (Bytes, Understood, Resolved),
+    streams: bool,
+) -> Job {
+    if let Some(rules) = gateway.request_rules(resolved.rule) {
+        understood.amend(endpoint, rules);
+    }
     let control = cache_control(session);
     let keep = keep(gateway, session, endpoint, &understood, &resolved, &mut ctx.asked, control);
     let demand = understood.demand(endpoint, cost::minds_tokens(&ctx.asked));
     let prompt = understood.prompt(&resolved);
-    let (body, turned) = turn(gateway, endpoint, &mut understood, &demand, &resolved, body);
+    let (body, turned) = turn(endpoint, &mut understood, &demand, &resolved, (original.clone(), streams));
     let made = |keep: Keep| Keep { made: turned.as_ref().map_or(keep.form, |turned| turned.made), ..keep };
     let keep = keep.map(made);
-    // It takes many times its body, and what follows may take long.
-    drop(understood);
-    let job = Job { endpoint, body, turned, resolved, keep, demand, prompt };
-    ask(gateway, session, ctx, job, control).await
+    // What was read takes many times its body, and what follows may take long: it goes here.
+    let (original, fallbacks) = (Some(original), VecDeque::new());
+    Job { endpoint, body, original, turned, resolved, fallbacks, asked_for: None, keep, demand, prompt }
 }
 
 /// Admits by limits of requests, or says which does not.
@@ -138,13 +161,10 @@ async fn read(
     let body = body::read(session, gateway, share).await;
     ctx.asked.bytes_in = share.bytes();
     let body = body?;
-    let mut understood = understand(gateway, session, endpoint, &body).await?;
+    let understood = understand(gateway, session, endpoint, &body).await?;
     let resolved = resolve(gateway, understood.model(), &mut ctx.asked)?;
     if endpoint.is_llamas_own() && resolved.upstream.spec.kind != Kind::Llama {
         return Err(Refusal::LlamasOwn(endpoint.path).into());
-    }
-    if let Some(rules) = gateway.request_rules(resolved.rule) {
-        understood.amend(endpoint, rules);
     }
     Ok((body, understood, resolved))
 }
@@ -191,7 +211,7 @@ fn resolve(gateway: &Gateway, model: Option<&Model>, asked: &mut Asked) -> Resul
     Ok(resolved)
 }
 
-fn cache_control(session: &Session) -> Control {
+pub(super) fn cache_control(session: &Session) -> Control {
     let values = session.req_header().headers.get_all(header::CACHE_CONTROL).iter();
     Control::read(values.filter_map(|value| value.to_str().ok()))
 }

@@ -78,7 +78,7 @@ async fn seek(gateway: &Gateway, ctx: &mut Context, job: Job, control: Control) 
         if job.keep.is_some() {
             miss(ctx, "fwd=request");
         }
-        return Ok(Verdict::Forward(job));
+        return Ok(Verdict::Forward(Box::new(job)));
     };
     for keep in [keep, keep.only()] {
         let look_up = || gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max);
@@ -105,13 +105,13 @@ async fn seek(gateway: &Gateway, ctx: &mut Context, job: Job, control: Control) 
                 ctx.flight = Some(Arc::clone(leader.flight()));
                 ctx.leads = Some(leader);
                 miss(ctx, "fwd=uri-miss");
-                return Ok(Verdict::Forward(job.kept(keep)));
+                return Ok(Verdict::Forward(Box::new(job.kept(keep))));
             }
         }
     }
     // What is kept for one form alone is in that form, so this is not reached; it costs nothing but a generation.
     miss(ctx, "fwd=uri-miss");
-    Ok(Verdict::Forward(job))
+    Ok(Verdict::Forward(Box::new(job)))
 }
 
 /// Looks again.
@@ -137,7 +137,7 @@ fn miss(ctx: &mut Context, detail: &'static str) {
     ctx.asked.cache_detail = detail;
 }
 
-async fn hit(gateway: &Gateway, entry: Arc<Entry>, keep: Keep) -> Option<Hit> {
+pub(super) async fn hit(gateway: &Gateway, entry: Arc<Entry>, keep: Keep) -> Option<Hit> {
     if entry.form == keep.form {
         let (content_type, body) = (entry.content_type.clone(), entry.body.clone());
         return Some(Hit { entry, content_type, body });

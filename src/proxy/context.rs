@@ -1,6 +1,7 @@
 //! What one request remembers between Pingora's hooks. It holds the guards: whatever a request took is given back
 //! when this is dropped, however the caller leaves.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use http::Method;
 use crate::cache::{Dialect, Flight, Form, Key, Landing, Leader, only};
 use crate::limit::{Level, Permit, Reservation, Subjects};
 use crate::observe::CacheOutcome;
-use crate::route::{Lease, Prompt, Resolved, Server};
+use crate::route::{Fingerprint, Lease, Prompt, Resolved, Server};
 use crate::wire::{Demand, Endpoint, Protocol};
 
 use super::gateway::{BodyShare, Gateway};
@@ -127,15 +128,28 @@ pub(super) struct Outcome {
 pub(super) struct Job {
     pub(super) endpoint: &'static Endpoint,
     pub(super) body: Bytes,
+    /// As its caller sent it, where a fallback may need it.
+    pub(super) original: Option<Bytes>,
     pub(super) resolved: Resolved,
     /// How a plain answer is made of a stream, if it is.
     pub(super) turned: Option<Box<Turned>>,
+    /// Where it goes on to if its servers cannot answer, in this order.
+    pub(super) fallbacks: VecDeque<Resolved>,
+    /// The model that was asked for, once a fallback is to answer.
+    pub(super) asked_for: Option<Box<Resolved>>,
     /// How its answer is kept, if it is.
     pub(super) keep: Option<Keep>,
     /// What it may cost.
     pub(super) demand: Demand,
     /// How its prompt begins, where that matters.
     pub(super) prompt: Prompt,
+}
+
+impl Job {
+    /// The model that was asked for.
+    pub(super) fn requested(&self) -> &Resolved {
+        self.asked_for.as_deref().unwrap_or(&self.resolved)
+    }
 }
 
 /// Where an answer is kept.
@@ -174,13 +188,29 @@ pub(super) struct Route {
     pub(super) addresses_failed: usize,
     pub(super) next_address: bool,
     pub(super) attempts: u32,
-    /// Tries that were sent and broke off without an answer.
+    /// Those of them at the present upstream.
+    pub(super) tries: u32,
+    /// Tries that were sent there and broke off without an answer.
     pub(super) broken: u32,
+    /// Servers that have this request on their account as a fault: one fault a request.
+    pub(super) blamed: Vec<Arc<Server>>,
+    /// Once somebody wanted to know it.
+    pub(super) fingerprint: Option<Fingerprint>,
+    /// What the model that was asked for met, once a fallback is asked.
+    pub(super) missed: Option<Missed>,
     /// What the last try met.
     pub(super) met: Option<Refusal>,
     /// Why there is no further try: the answer that the caller gets.
     pub(super) failure: Option<Refusal>,
     pub(super) timing: Arc<Timing>,
+}
+
+/// Why the model that was asked for did not answer, and how it is called.
+#[derive(Debug)]
+pub(super) struct Missed {
+    pub(super) refusal: Refusal,
+    pub(super) model: Option<String>,
+    pub(super) upstream: Option<String>,
 }
 
 /// What must be given back.
@@ -258,6 +288,12 @@ impl Context {
             slot: Slot::default(),
             guards: Guards::default(),
         }
+    }
+
+    /// Takes on a job: what Pingora sends from now on.
+    pub(super) fn take_on(&mut self, job: Job) {
+        self.cue.set_body(job.body.clone());
+        self.job = Some(job);
     }
 
     /// Says how the flight that this request leads has ended. Keep the answer before, if it is to be kept.

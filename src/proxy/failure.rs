@@ -8,7 +8,7 @@ use crate::cache::Landing;
 use crate::observe::Phase;
 
 use super::context::Context;
-use super::forward;
+use super::fault;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::respond;
@@ -31,7 +31,7 @@ pub(super) fn left(
 
 /// No connection came about.
 pub(super) fn connect(gateway: &Gateway, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
-    let again = forward::connect_failed(gateway, ctx, &error);
+    let again = fault::connect_failed(gateway, ctx, &error);
     error.set_retry(again);
     error
 }
@@ -44,13 +44,14 @@ pub(super) fn midway(
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
-    let again = forward::broke_off(gateway, session, ctx, &error, reused);
+    let again = fault::broke_off(gateway, session, ctx, &error, reused);
     error.set_retry(again);
     error
 }
 
 /// An answer that ended without an end and without a frame: its stream gets an error event; a plain one is broken off.
 pub(super) fn cut(ctx: &mut Context, body: &mut Option<Bytes>) -> Result<()> {
+    fault::cut(ctx);
     let error = respond::broken_stream(&BROKE_OFF, ctx.arrival.protocol);
     let last = ctx.tap.as_ref().and_then(|tap| tap.last_event(&error));
     ctx.route.failure = Some(BROKE_OFF);
@@ -90,6 +91,7 @@ pub(super) async fn end(
     }
     if ctx.tap.as_ref().is_some_and(|tap| tap.is_whole()) {
         // All that was to come had come.
+        fault::ended(ctx);
         ctx.route.failure = None;
         ctx.land(Landing::Whole);
         let _ = session.write_response_body(None, true).await;

@@ -32,6 +32,9 @@ pub(super) async fn follow(
     let mut held: Vec<Bytes> = Vec::new();
     let landing = loop {
         let news = next(session, ctx, &mut aboard.follower).await?;
+        if let Some((model, upstream)) = news.head.as_ref().and_then(|head| head.instead.clone()) {
+            (ctx.asked.model, ctx.asked.upstream) = (model, upstream);
+        }
         head = head.or(news.head);
         held.extend(news.chunks.into_iter().filter(|_| live));
         if let Some(head) = head.as_ref().filter(|head| live && is_stream(head)) {

@@ -10,7 +10,7 @@ use crate::cache::{Answers, Flights, Purges, Store};
 use crate::config::{AccessLog, KeySettings, LogFormat, ModelSettings, Settings};
 use crate::limit::{Allowance, Gate, Limit, ModelShare};
 use crate::observe::{ANYBODY, Labels, Metrics, Sink, Writer};
-use crate::route::{Fleet, Server, Sign, Turn};
+use crate::route::{Felled, Fleet, Opening, Server, Sign, Turn, Upstream};
 use crate::store::Ledger;
 use crate::wire::RequestRules;
 
@@ -37,6 +37,7 @@ pub struct Gateway {
     pub purges: Purges,
     pub(super) flights: Flights<Refusal>,
     pub fleet: Fleet,
+    pub(super) felled: Felled,
     pub metrics: Metrics,
     pub log: Writer,
     pub log_format: LogFormat,
@@ -85,6 +86,7 @@ impl Gateway {
             model_answers: settings.models.iter().map(|model| model.answers).collect(),
             draining: AtomicBool::new(false),
             fleet,
+            felled: Felled::default(),
             metrics,
             settings,
         })
@@ -128,12 +130,9 @@ impl Gateway {
     /// Takes in that a request met a fault of a server. The last one that is up is not taken out by requests: a
     /// request that a server cannot bear would take it from everybody, and there is no other to send them to. Probes
     /// do that.
-    pub fn note_fault(&self, server: &Server, why: &str) {
-        let is_other = |other: &Server| !std::ptr::eq(other, server) && other.takes_requests();
-        if server.upstreams().all(|upstream| upstream.servers.iter().any(|other| is_other(other))) {
+    pub fn note_fault(self: &Arc<Self>, server: &Arc<Server>, why: &str) {
+        if server.upstreams().all(|upstream| upstream.has_another(server)) {
             self.note(server, Sign::Fault, why);
-        } else {
-            server.forget_report();
         }
     }
 
@@ -147,21 +146,57 @@ impl Gateway {
     }
 
     /// Takes in what a probe or a request met of a server, and says so where it changes something.
-    pub fn note(&self, server: &Server, sign: Sign, why: &str) {
-        let Some(turn) = server.note(sign) else { return };
+    pub fn note(self: &Arc<Self>, server: &Arc<Server>, sign: Sign, why: &str) {
+        self.turned(server, server.note(sign, fastrand::f64()), why);
+    }
+
+    fn turned(self: &Arc<Self>, server: &Arc<Server>, turn: Option<Turn>, why: &str) {
+        let Some(turn) = turn else { return };
         let mut groups: Vec<_> =
             server.upstreams().map(|upstream| format!("`{}`", upstream.spec.name)).collect();
         groups.sort();
         let (name, groups) = (&server.spec.name, groups.join(", "));
         match turn {
-            Turn::Down => {
-                log::warn!("server `{name}` of upstream {groups} is down: {why}");
-                server.upstreams().for_each(|upstream| upstream.forget_prompts(server));
-            }
             Turn::Up => log::info!("server `{name}` of upstream {groups} is up"),
+            Turn::Trial => {
+                log::info!(
+                    "server `{name}` of upstream {groups} is tried with one request (breaker half open)"
+                );
+            }
+            Turn::Down => log::warn!("server `{name}` of upstream {groups} is down: {why}"),
+            Turn::Open(opening) => {
+                log::warn!(
+                    "server `{name}` of upstream {groups} is down: {why} (breaker open for {:.1} s)",
+                    opening.pause.as_secs_f64()
+                );
+                self.await_pause(server, opening);
+            }
+        }
+        if matches!(turn, Turn::Down | Turn::Open(_)) {
+            for upstream in server.upstreams() {
+                upstream.forget_prompts(server);
+                self.keep_one(&upstream);
+            }
         }
         // Who waits may go there now, or has nobody left to wait for.
         server.dispatch();
+    }
+
+    fn await_pause(self: &Arc<Self>, server: &Arc<Server>, opening: Opening) {
+        let (gateway, server) = (Arc::clone(self), Arc::clone(server));
+        tokio::spawn(async move {
+            tokio::time::sleep(opening.pause).await;
+            gateway.turned(&server, server.pause_ends(opening), "");
+        });
+    }
+
+    /// Where requests have taken out all that its probes and its operator left, they get it back.
+    pub fn keep_one(&self, upstream: &Upstream) {
+        for server in upstream.keep_one() {
+            let (name, group) = (&server.spec.name, &upstream.spec.name);
+            log::info!("server `{name}` of upstream `{group}` is up: there is no other (breaker closed)");
+            server.dispatch();
+        }
     }
 
     /// Says that this process takes no more than it has: `/ready` turns 503.
@@ -216,6 +251,10 @@ fn labels(settings: &Settings, fleet: &Fleet) -> Labels {
         servers: fleet
             .places()
             .map(|(upstream, server)| (upstream.spec.name.clone(), server.spec.name.clone()))
+            .collect(),
+        fallbacks: fleet
+            .all_fallbacks()
+            .map(|(model, fallback)| (model.to_owned(), fallback.to_owned()))
             .collect(),
     }
 }

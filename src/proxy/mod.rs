@@ -4,9 +4,9 @@
 //! |---|---|
 //! | `early_request_filter` | `arrival`: what the head says |
 //! | `request_filter` | `admit`: may it, and is it answered already; `respond`: no, or a hit |
-//! | `proxy_upstream_filter`, `upstream_peer`, `upstream_request_filter` | `forward`: where to, as what |
+//! | `proxy_upstream_filter`, `upstream_peer`, `upstream_request_filter` | `forward`, `fallback`: where to, as what |
 //! | `response_filter`, `response_body_filter` | `respond::mark`, `tap`: marked, watched, recorded |
-//! | `fail_to_connect`, `error_while_proxy`, `fail_to_proxy` | `forward`, `failure`: another try, or a clean end |
+//! | `fail_to_connect`, `error_while_proxy`, `fail_to_proxy` | `fault`, `failure`: another try, or a clean end |
 //! | `logging` | `settle`: counted and written |
 
 mod admit;
@@ -18,6 +18,8 @@ mod context;
 mod cors;
 mod cost;
 mod failure;
+mod fallback;
+mod fault;
 mod follow;
 mod forward;
 mod gateway;
@@ -102,7 +104,7 @@ impl ProxyHttp for Proxy {
         }
         match verdict {
             Ok(Verdict::Forward(job)) => {
-                ctx.job = Some(job);
+                ctx.take_on(*job);
                 return Ok(false);
             }
             Ok(Verdict::Hit(hit)) => respond::hit(gateway, session, ctx, hit).await?,
@@ -116,16 +118,16 @@ impl ProxyHttp for Proxy {
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        if let Some(job) = &ctx.job {
-            ctx.cue.set_body(job.body.clone());
+        if ctx.job.is_some() {
             session::wrap(session, &self.0, ctx);
         }
         let chosen = forward::choose(&self.0, session, ctx).await;
-        if chosen.is_err() {
+        if !matches!(chosen, Ok(None)) {
             session::unwrap(session, &ctx.slot);
         }
         match chosen {
-            Ok(()) => Ok(true),
+            Ok(None) => Ok(true),
+            Ok(Some(hit)) => respond::hit(&self.0, session, ctx, hit).await.map(|()| false),
             Err(Stop::Refused(refusal)) => {
                 respond::refuse(&self.0, session, ctx, refusal).await?;
                 Ok(false)
@@ -134,8 +136,8 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        forward::peer(&self.0, ctx).await
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        forward::peer(&self.0, session, ctx).await
     }
 
     async fn upstream_request_filter(
@@ -157,13 +159,15 @@ impl ProxyHttp for Proxy {
         if ctx.route.failure.is_some() || answer.status.is_informational() {
             return Ok(());
         }
-        forward::answered(&self.0, ctx);
+        if ctx.job.is_some() {
+            fault::answered(&self.0, ctx, answer.status);
+        }
         ctx.told.upstream_status = Some(answer.status.as_u16());
         forward::check_credentials(answer.status)?;
         if let Some(job) = &ctx.job {
             let framed = tap::is_framed(answer);
             if let Some(leader) = &ctx.leads {
-                leader.head(tap::head(answer));
+                leader.head(tap::head(answer, fallback::instead(ctx)));
             }
             ctx.tap = Some(Tap::new(job, answer, framed, self.0.store.entry_bytes_max()));
         }
@@ -192,6 +196,7 @@ impl ProxyHttp for Proxy {
         }
         if is_bodiless(answer) {
             // No body filter will see its end.
+            fault::ended(ctx);
             ctx.told.complete = true;
             ctx.land(Landing::Whole);
             ctx.release();
@@ -351,6 +356,7 @@ fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_s
         Some(ended) => finish(gateway, ctx, body, ended)?,
         None => {}
     }
+    fault::ended(ctx);
     ctx.land(Landing::Whole);
     Ok(())
 }

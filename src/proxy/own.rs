@@ -4,7 +4,8 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use crate::limit::{Goods, Kind};
-use crate::observe::ANYBODY;
+use crate::observe::{ANYBODY, BreakerState, ServerState};
+use crate::route::{Breaker, Server};
 use crate::store::Period;
 use crate::wire::MODEL_PREFIX;
 
@@ -58,6 +59,7 @@ pub(crate) fn detailed_stats(gateway: &Gateway) -> Report {
             "server": server.spec.name,
             "url": server.spec.url.to_string(),
             "up": server.is_well(),
+            "breaker": breaker(server).name(),
             "draining": server.is_draining(),
             "in_flight": server.in_flight(),
             "slots": server.slots(),
@@ -72,6 +74,14 @@ pub(crate) fn detailed_stats(gateway: &Gateway) -> Report {
     });
     stats.insert("keys".to_owned(), keys.collect());
     (StatusCode::OK, Value::Object(stats).to_string())
+}
+
+fn breaker(server: &Server) -> BreakerState {
+    match server.breaker() {
+        Breaker::Closed => BreakerState::Closed,
+        Breaker::HalfOpen { .. } => BreakerState::HalfOpen,
+        Breaker::Open => BreakerState::Open,
+    }
 }
 
 fn totals(gateway: &Gateway) -> Map<String, Value> {
@@ -173,13 +183,14 @@ pub(crate) fn metrics(gateway: &Gateway) -> (Vec<u8>, &'static str) {
     let holding = gateway.store.holding();
     gateway.metrics.set_cache(holding.bytes, holding.stored, holding.evicted);
     for (upstream, server) in gateway.fleet.places() {
-        gateway.metrics.set_server(
-            &upstream.spec.name,
-            &server.spec.name,
-            server.is_well(),
-            server.in_flight(),
-            server.slots(),
-        );
+        gateway.metrics.set_server(&ServerState {
+            upstream: &upstream.spec.name,
+            server: &server.spec.name,
+            up: server.is_well(),
+            breaker: breaker(server),
+            in_flight: server.in_flight(),
+            slots: server.slots(),
+        });
     }
     gateway.metrics.page()
 }

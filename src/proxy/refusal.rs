@@ -5,7 +5,10 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::limit::{Allows, Limit, Refused};
+use crate::route::Harm;
 use crate::wire::{ErrorBody, Fault, Protocol};
+
+use super::timing::Late;
 
 /// Why a request is not answered as asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub(super) enum Refusal {
     },
     Limited(Refused),
     UpstreamError(&'static str),
+    /// It broke off on several servers.
+    Harmful(Harm),
     NoUpstream {
         retry_after: Duration,
     },
@@ -45,7 +50,7 @@ pub(super) enum Refusal {
         waited: Duration,
         retry_after: Duration,
     },
-    UpstreamTimeout(&'static str),
+    UpstreamTimeout(Late),
     NotCached,
 }
 
@@ -185,6 +190,21 @@ impl Refusal {
                 SERVER,
                 format!("The model server {what}; try again, or tell its operator."),
             ),
+            Self::Harmful(harm) => Told {
+                retry_after: Some(harm.wait),
+                final_word: true,
+                ..told(
+                    502,
+                    "upstream_error",
+                    SERVER,
+                    format!(
+                        "This very request broke {} model servers, one after the other; it may be tried again in {} s. \
+                         Change it, or tell their operator.",
+                        harm.servers,
+                        harm.wait.as_secs_f64().ceil()
+                    ),
+                )
+            },
             Self::NoUpstream { retry_after } => Told {
                 retry_after: Some(*retry_after),
                 ..told(
@@ -215,13 +235,18 @@ impl Refusal {
                     ),
                 )
             },
-            Self::UpstreamTimeout(what) => Told {
+            Self::UpstreamTimeout(late) => Told {
                 final_word: true,
                 ..told(
                     504,
                     "upstream_timeout",
                     "timeout_error",
-                    format!("The model server {what}; ask for less, or raise the timeout."),
+                    format!(
+                        "The model server {} (`timeouts.{}`); {}, or raise the timeout.",
+                        late.what(),
+                        late.name(),
+                        if *late == Late::Connect { "tell its operator" } else { "ask for less" }
+                    ),
                 )
             },
             Self::NotCached => Told {

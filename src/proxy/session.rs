@@ -48,7 +48,7 @@ pub(super) fn late_error(late: Late) -> ErrorType {
     ErrorType::Custom(late.what())
 }
 
-/// Puts the wrapper on, with the body that Pingora is to send.
+/// Puts the wrapper on. Pingora sends the body that the cue holds.
 pub(super) fn wrap(session: &mut Session, gateway: &Arc<Gateway>, ctx: &Context) {
     let inner = std::mem::replace(&mut *session.downstream_session, nobody());
     let wrapper = Wrapper {

@@ -97,8 +97,9 @@ pub(super) fn is_framed(answer: &ResponseHeader) -> bool {
 }
 
 /// What followers are told of an answer before its bytes.
-pub(super) fn head(answer: &ResponseHeader) -> Head {
-    Head { status: answer.status, content_type: content_type(answer) }
+/// `instead`: who answers, where it is another model than was asked for.
+pub(super) fn head(answer: &ResponseHeader, instead: Option<(Option<String>, Option<String>)>) -> Head {
+    Head { status: answer.status, content_type: content_type(answer), instead }
 }
 
 fn content_type(answer: &ResponseHeader) -> Bytes {

@@ -1,4 +1,4 @@
-//! The three timeouts of an answer that is awaited: first byte, between bytes, total.
+//! The timeouts of an answer that is awaited: first byte, between bytes, total. That of a connection is Pingora's.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use crate::route::Timeouts;
 /// Which bound was passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Late {
+    Connect,
     FirstByte,
     BetweenBytes,
     Total,
@@ -17,9 +18,20 @@ impl Late {
     /// What the server did not do.
     pub(super) fn what(self) -> &'static str {
         match self {
+            Self::Connect => "could not be reached in time",
             Self::FirstByte => "did not begin to answer in time",
-            Self::BetweenBytes => "fell silent in the middle of its answer",
+            Self::BetweenBytes => "was silent for too long",
             Self::Total => "did not finish its answer in time",
+        }
+    }
+
+    /// As the file calls the bound.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::FirstByte => "first_byte",
+            Self::BetweenBytes => "between_bytes",
+            Self::Total => "total",
         }
     }
 }
@@ -39,6 +51,11 @@ struct Progress {
 impl Timing {
     pub(super) fn sent(&self, timeouts: Timeouts, now: Duration) {
         *self.lock() = Some(Progress { timeouts, sent: now, last_byte: None });
+    }
+
+    /// Nothing is awaited until it is sent again.
+    pub(super) fn rest(&self) {
+        *self.lock() = None;
     }
 
     pub(super) fn byte(&self, now: Duration) {

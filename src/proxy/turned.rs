@@ -64,14 +64,13 @@ impl Job {
     }
 }
 
-/// The body as the server gets it, and how the answer is turned if it is.
+/// The body as the server gets it, and how the answer is turned if it is. `streams`: it is to be.
 pub(super) fn turn(
-    gateway: &Gateway,
     endpoint: &Endpoint,
     understood: &mut Understood,
     demand: &Demand,
     resolved: &Resolved,
-    body: Bytes,
+    (body, streams): (Bytes, bool),
 ) -> (Bytes, Option<Box<Turned>>) {
     let plain = understood.forwarded(body.clone(), resolved);
     let Understood::Json { document, stream: false, changes } = understood else { return (plain, None) };
@@ -81,8 +80,7 @@ pub(super) fn turn(
         Dialect::Native => demand.prompts <= 1 && !document.members.contains_key("response_fields"),
         _ => true,
     };
-    let upstream = &resolved.upstream;
-    if endpoint.work != Work::Generate || !known || !upstream.streams_always(gateway.clock.now()) {
+    if endpoint.work != Work::Generate || !known || !streams {
         return (plain, None);
     }
     changes.set("stream", true);

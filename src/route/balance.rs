@@ -107,7 +107,7 @@ mod tests {
             let slots = slots.map_or(Slots::Auto, Slots::Fixed);
             let spec = ServerSpec { name: "gpu".to_owned(), url, api_key: None, ca: None, slots, weight: 1 };
             let server = Server::new(spec, Kind::Llama, HealthCheck::default());
-            (0..*busy).for_each(|_| server.enter());
+            assert!((0..*busy).all(|_| server.enter().is_some()));
             Arc::new(server)
         };
         slots.iter().zip(busy).map(server).collect()

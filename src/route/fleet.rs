@@ -103,6 +103,44 @@ impl Fleet {
         })
     }
 
+    /// The models that a request goes to where its own cannot serve, in their order: each has its own after it, and
+    /// none comes twice.
+    pub fn fallbacks(&self, resolved: &Resolved) -> Vec<Resolved> {
+        let Some(own) = resolved.rule else { return Vec::new() };
+        let mut order = vec![own];
+        self.visit(own, &mut order);
+        let fallback = |at: &usize| {
+            let found = self.resolve(Some(&self.rules[*at].0.pattern))?;
+            // The body names another model, so the name is always written.
+            Some(Resolved { rename: found.rename.or_else(|| found.name.clone()), ..found })
+        };
+        order[1..].iter().filter_map(fallback).collect()
+    }
+
+    fn visit(&self, from: usize, order: &mut Vec<usize>) {
+        for name in &self.rules[from].0.fallback {
+            let at = self.rules.iter().position(|(rule, _)| rule.pattern == *name);
+            if let Some(at) = at.filter(|at| !order.contains(at)) {
+                order.push(at);
+                self.visit(at, order);
+            }
+        }
+    }
+
+    /// What the file calls a model: a name, or the pattern that it matches.
+    pub fn rule_name(&self, resolved: &Resolved) -> Option<&str> {
+        resolved.rule.map(|at| self.rules[at].0.pattern.as_str())
+    }
+
+    /// Every model, by what the file calls it, with every fallback that it may come to.
+    pub fn all_fallbacks(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.rules.iter().enumerate().flat_map(|(own, (rule, _))| {
+            let mut order = vec![own];
+            self.visit(own, &mut order);
+            order.into_iter().skip(1).map(|at| (rule.pattern.as_str(), self.rules[at].0.pattern.as_str()))
+        })
+    }
+
     fn rule_of(&self, model: &str) -> Option<usize> {
         let exact = self.rules.iter().position(|(rule, _)| rule.pattern == model);
         exact.or_else(|| {

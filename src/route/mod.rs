@@ -6,14 +6,18 @@ mod health;
 mod addresses;
 mod server;
 mod queue;
+mod retry;
+mod felled;
 mod prefix;
 mod balance;
 mod upstream;
 mod fleet;
 
 pub use addresses::ADDRESSES_MAX;
+pub use felled::{Felled, Fingerprint, Harm};
 pub use fleet::{Fleet, Resolved};
-pub use health::{Sign, Turn};
+pub use health::{Breaker, Opening, Sign, Turn};
+pub use retry::Grant;
 pub use server::{MODELS, Report, Server};
 pub use spec::{
     Balance, CaBundle, HealthCheck, Kind, ModelRule, QueueBounds, Secret, ServerSpec, Slots, Timeouts,

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::addresses::Addresses;
-use super::health::{Health, Sign, Turn};
+use super::health::{Breaker, Health, Opening, Sign, Turn};
 use super::spec::{HealthCheck, Kind, ServerSpec, Slots};
 use super::upstream::Upstream;
 
@@ -164,12 +164,22 @@ impl Server {
 
     /// Whether requests are sent to it.
     pub fn is_up(&self) -> bool {
-        self.health().up
+        self.health().is_up()
     }
 
-    /// Whether it gets anything new.
+    /// Whether the next request may go to it.
     pub fn takes_requests(&self) -> bool {
-        self.is_up() && !self.is_draining()
+        self.health().takes_requests() && !self.is_draining()
+    }
+
+    /// Whether any number of requests may: it is up, and not on trial.
+    pub fn is_settled(&self) -> bool {
+        self.health().is_settled() && !self.is_draining()
+    }
+
+    /// What requests have met of it.
+    pub fn breaker(&self) -> Breaker {
+        self.health().breaker()
     }
 
     /// Whether the operator has taken it out: it finishes what it has.
@@ -184,19 +194,29 @@ impl Server {
     /// Whether it is up and has been heard of.
     pub fn is_well(&self) -> bool {
         let health = self.health();
-        health.up && health.seen
+        health.is_up() && health.seen
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in what a probe or a request met.
-    pub fn note(&self, sign: Sign) -> Option<Turn> {
-        if matches!(sign, Sign::Fault | Sign::NotReady) {
+    /// Takes in what a probe or a request met. `jitter`, from 0 to 1, shortens the pause of a breaker that opens.
+    pub fn note(&self, sign: Sign, jitter: f64) -> Option<Turn> {
+        if matches!(sign, Sign::Fault | Sign::BadProbe | Sign::NotReady) {
             self.forget_report();
         }
-        self.health().note(sign, &self.check)
+        self.health().note(sign, &self.check, jitter)
+    }
+
+    /// Takes in that the pause of its breaker is over.
+    pub fn pause_ends(&self, opening: Opening) -> Option<Turn> {
+        self.health().pause_ends(opening)
+    }
+
+    /// Closes its breaker: there is no other server.
+    pub fn reinstate(&self) -> Option<Turn> {
+        if self.is_draining() { None } else { self.health().reinstate() }
     }
 
     pub fn report(&self) -> Option<Arc<Report>> {
@@ -226,16 +246,31 @@ impl Server {
         self.slots().is_none_or(|slots| self.in_flight() < slots)
     }
 
-    /// Counts one more request, if there is a slot for it: of two upstreams that see the last, one gets it.
-    pub(super) fn try_enter(&self) -> bool {
+    /// Counts one more request, if there is a slot for it: of two upstreams that see the last, one gets it. True: as
+    /// the one request that tries it.
+    pub(super) fn try_enter(&self) -> Option<bool> {
         let slots = self.slots().unwrap_or(u32::MAX);
         let more = |in_flight: u32| in_flight.checked_add(1).filter(|more| *more <= slots);
-        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        self.begin()
     }
 
-    /// Counts one more request, whatever it works on already.
-    pub(super) fn enter(&self) {
+    /// Counts one more request, whatever it works on already. As above.
+    pub(super) fn enter(&self) -> Option<bool> {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.begin()
+    }
+
+    fn begin(&self) -> Option<bool> {
+        let begun = self.health().begin();
+        if begun.is_none() {
+            self.exit();
+        }
+        begun
+    }
+
+    pub(super) fn end_trial(&self) {
+        self.health().end_trial();
     }
 
     pub(super) fn exit(&self) {

@@ -149,6 +149,8 @@ pub struct ModelRule {
     pub upstream: String,
     /// What the server calls it; `None`: as the caller does.
     pub rename: Option<String>,
+    /// Names of other rules, which are no patterns and do not lead back here.
+    pub fallback: Vec<String>,
 }
 
 impl ModelRule {

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::balance::{Place, Turns, by_prefix, least_busy};
 use super::prefix::Prefixes;
 use super::queue::{Queue, Spot};
+use super::retry::{Grant, RetryBudget};
 use super::server::Server;
 use super::spec::{Balance, UpstreamSpec};
 
@@ -25,6 +26,7 @@ pub struct Upstream {
     line: Mutex<Line>,
     /// Milliseconds: until then plain answers are asked for plainly, whatever the file says.
     plain_until_ms: AtomicU64,
+    retries: Mutex<RetryBudget>,
 }
 
 /// Who waits, and how long a slot is held on the whole.
@@ -108,6 +110,8 @@ pub struct Lease {
     server: Arc<Server>,
     /// Blocks of the prompt that the server was thought to hold.
     pub thought: usize,
+    /// It is the one request that tries a server whose breaker is half open.
+    is_trial: bool,
 }
 
 impl Lease {
@@ -119,6 +123,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.server.exit();
+        if self.is_trial {
+            self.server.end_trial();
+        }
         self.server.dispatch();
     }
 }
@@ -132,6 +139,7 @@ impl Upstream {
             turns: Mutex::default(),
             line: Mutex::default(),
             plain_until_ms: AtomicU64::new(0),
+            retries: Mutex::default(),
         }
     }
 
@@ -198,6 +206,33 @@ impl Upstream {
         }
     }
 
+    /// Takes in a request, whatever comes of it: further tries are a share of them.
+    pub fn note_request(&self, now: Duration) {
+        self.budget().note_request(now);
+    }
+
+    /// Whether another try may be made, and takes it from the budget.
+    pub fn may_retry(&self, now: Duration) -> Grant {
+        self.budget().take(now)
+    }
+
+    fn budget(&self) -> MutexGuard<'_, RetryBudget> {
+        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another server than this one gets any number of requests.
+    pub fn has_another(&self, server: &Server) -> bool {
+        self.servers.iter().any(|other| !std::ptr::eq(other.as_ref(), server) && other.is_settled())
+    }
+
+    /// Where requests have taken out or put on trial all that is left, they get it back: there is no other.
+    pub fn keep_one(&self) -> Vec<&Arc<Server>> {
+        if self.servers.iter().any(|server| server.is_settled()) {
+            return Vec::new();
+        }
+        self.servers.iter().filter(|server| server.reinstate().is_some()).collect()
+    }
+
     /// Requests that wait here.
     pub fn waiting(&self) -> usize {
         self.line().queue.len()
@@ -223,16 +258,20 @@ impl Upstream {
 
     /// A server for another try, whatever it works on already: one that is up, not among `tried` if another is there.
     pub fn again(self: &Arc<Self>, tried: &[Arc<Server>], tie: usize) -> Option<Lease> {
-        let up: Vec<_> = self.places().filter(|place| place.server.takes_requests()).collect();
         let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| Arc::ptr_eq(tried, server));
-        let fresh: Vec<_> = up.iter().copied().filter(|place| !is_tried(place.server)).collect();
-        let choice = if fresh.is_empty() { up } else { fresh };
-        let chosen = match self.spec.balance {
-            Balance::RoundRobin => self.in_turn(&choice)?,
-            Balance::LeastBusy | Balance::Prefix => least_busy(&choice, tie)?,
-        };
-        chosen.server.enter();
-        Some(Lease { server: Arc::clone(chosen.server), thought: 0 })
+        // Another request may become the one that tries a server between the look and the count.
+        let chosen = self.servers.iter().find_map(|_| {
+            let up: Vec<_> = self.places().filter(|place| place.server.takes_requests()).collect();
+            let fresh: Vec<_> = up.iter().copied().filter(|place| !is_tried(place.server)).collect();
+            let choice = if fresh.is_empty() { up } else { fresh };
+            let chosen = match self.spec.balance {
+                Balance::RoundRobin => self.in_turn(&choice)?,
+                Balance::LeastBusy | Balance::Prefix => least_busy(&choice, tie)?,
+            };
+            chosen.server.enter().map(|is_trial| (chosen, is_trial))
+        });
+        let (chosen, is_trial) = chosen?;
+        Some(Lease { server: Arc::clone(chosen.server), thought: 0, is_trial })
     }
 
     fn places(&self) -> impl Iterator<Item = Place<'_>> {
@@ -257,13 +296,14 @@ impl Upstream {
                 Balance::LeastBusy => least_busy(&choice, tie)?,
                 Balance::Prefix => by_prefix(&choice, prefixes, prompt, tie)?,
             };
-            chosen.server.try_enter().then_some(chosen)
-        })?;
+            chosen.server.try_enter().map(|is_trial| (chosen, is_trial))
+        });
+        let (chosen, is_trial) = chosen?;
         let thought = prefixes.held_of(prompt, chosen.at);
         if self.spec.balance == Balance::Prefix {
             prefixes.learn(prompt, chosen.at);
         }
-        Some(Lease { server: Arc::clone(chosen.server), thought })
+        Some(Lease { server: Arc::clone(chosen.server), thought, is_trial })
     }
 
     fn in_turn<'a>(&self, choice: &[Place<'a>]) -> Option<Place<'a>> {

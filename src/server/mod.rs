@@ -115,7 +115,10 @@ fn pingora_conf(settings: &Settings, launch: Launch) -> Result<ServerConf, Strin
     // Every try that the file allows, at every address, the refuser's, and some to spare.
     let tries = |upstream: &UpstreamSpec| (upstream.retries as usize + 4) * ADDRESSES_MAX;
     let tries = settings.upstreams.iter().map(tries).max();
-    conf.max_retries = conf.max_retries.max(tries.unwrap_or_default());
+    // A request may come to any model that others fall back to.
+    let falls_back = settings.models.iter().any(|model| !model.rule.fallback.is_empty());
+    let models = if falls_back { settings.models.len() } else { 1 };
+    conf.max_retries = conf.max_retries.max(tries.unwrap_or_default().saturating_mul(models));
     conf.daemon |= launch.daemon;
     Ok(conf)
 }

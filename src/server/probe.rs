@@ -136,9 +136,9 @@ impl Probe {
                 (Sign::NotReady, "it says it is not ready".to_owned())
             }
             Ok(_) => (Sign::GoodProbe, String::new()),
-            Err(error) => (Sign::Fault, error.to_string()),
+            Err(error) => (Sign::BadProbe, error.to_string()),
         };
-        if sign == Sign::Fault {
+        if sign == Sign::BadProbe {
             self.server.address_failed(address);
         }
         self.gateway.note(&self.server, sign, &why);

@@ -1,6 +1,11 @@
 //! Servers that fail: nothing cut off ever looks complete, and what has not begun goes elsewhere.
 
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
 use super::stream::protocols;
+use crate::support::address::Loopback;
 use crate::support::client::post;
 use crate::support::expect::refused;
 use crate::support::gateway::{self, chat, chat_stream};
@@ -104,18 +109,54 @@ async fn a_stream_that_falls_silent_is_ended() {
     llama.release();
     assert!(stream.event().await.is_some());
     let (answer, _) = stream.finish().await;
-    assert!(answer.text().contains("data: {\"error\":{") && !answer.text().contains("[DONE]"), "{answer:?}");
+    let text = answer.text();
+    assert!(text.contains("data: {\"error\":{") && !text.contains("[DONE]"), "{text}");
+    assert!(text.contains("upstream_timeout") && text.contains("`timeouts.between_bytes`"), "{text}");
     eventually!(llama.cancelled().len() == 1);
     assert_eq!(llama.requests(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_has_a_total_of_time() {
-    let llama = llama::scripted().holds().start().await;
-    let gateway = gateway::before(&llama).upstream("timeouts: {total: 300ms}").start().await;
+async fn an_answer_has_a_bound_of_time_for_its_beginning_and_one_in_all() {
+    for bound in ["first_byte", "total"] {
+        let llama = llama::scripted().holds().start().await;
+        let gateway =
+            gateway::before(&llama).upstream(&format!("timeouts: {{{bound}: 200ms}}")).start().await;
+        let answer = gateway.chat("hi").await;
+        refused(&answer, 504, "upstream_timeout");
+        assert!(answer.text().contains(&format!("`timeouts.{bound}`")), "{answer:?}");
+        assert_eq!(answer.header("x-should-retry"), Some("false"));
+        eventually!(llama.cancelled().len() == 1);
+        assert_eq!(llama.requests(), 1, "never again after a time-out");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_has_a_bound_of_time_and_the_next_server_is_asked_after_it() {
+    // A queue of connections that nobody takes: once it is full, nothing answers any more.
+    let address = Loopback::claim();
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(address.port(8080)).expect("the address is ours");
+    let deaf = socket.listen(1).expect("it listens");
+    let mut queued = Vec::new();
+    let connect = || tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address.port(8080)));
+    while let Ok(stream) = connect().await {
+        queued.push(stream.expect("it listens"));
+    }
+    let url = format!("http://{}", address.port(8080));
+    let upstream = "timeouts: {connect: 150ms}, balance: round_robin";
+    let gateway = gateway::before_urls(&[&url]).upstream(upstream).start().await;
     let answer = gateway.chat("hi").await;
     refused(&answer, 504, "upstream_timeout");
-    eventually!(llama.cancelled().len() == 1);
+    assert!(answer.text().contains("`timeouts.connect`"), "{answer:?}");
+
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::before_urls(&[&url, &llama.url()]).upstream(upstream).start().await;
+    for text in ["one", "two"] {
+        assert_eq!(gateway.chat(text).await.status, 200);
+    }
+    assert!(gateway.scrape().await.sum("ai_gateway_retries_total", &[("reason", "connect")]) >= 1.0);
+    drop((deaf, queued));
 }
 
 #[tokio::test(flavor = "multi_thread")]

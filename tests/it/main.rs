@@ -26,6 +26,8 @@ mod form;
 mod turned;
 mod stream;
 mod failure;
+mod breaker;
+mod fallback;
 mod route;
 mod queue;
 mod servers;

@@ -33,6 +33,7 @@ fn rule(pattern: &str, upstream: &str, rename: Option<&str>) -> ModelRule {
         pattern: pattern.to_owned(),
         upstream: upstream.to_owned(),
         rename: rename.map(str::to_owned),
+        fallback: Vec::new(),
     }
 }
 
@@ -96,9 +97,9 @@ fn the_least_busy_server_that_is_up_is_picked_and_returned_on_drop() {
 
     let tried = [Arc::clone(&group.servers[0])];
     assert_eq!(group.again(&tried, 0).expect("the other").server().spec.name, "http://two");
-    group.servers[1].note(Sign::Fault);
+    group.servers[1].note(Sign::Fault, 0.0);
     assert_eq!(group.again(&tried, 0).expect("the tried one").server().spec.name, "http://one");
-    group.servers[0].note(Sign::Fault);
+    group.servers[0].note(Sign::Fault, 0.0);
     assert!(group.again(&[], 0).is_none());
 }
 
@@ -113,7 +114,7 @@ fn servers_in_turn_get_their_shares() {
         || group.again(&[], 7).map(|lease| lease.server().spec.name.trim_start_matches("http://").to_owned());
     let turns: Vec<_> = (0..8).filter_map(|_| turn()).collect();
     assert_eq!(turns, ["two", "one", "three", "two", "two", "one", "three", "two"]);
-    group.servers[1].note(Sign::Fault);
+    group.servers[1].note(Sign::Fault, 0.0);
     let turns: Vec<_> = (0..2).filter_map(|_| turn()).collect();
     assert_eq!(turns, ["one", "three"]);
 }
@@ -128,9 +129,9 @@ fn a_fault_forgets_what_the_server_reported() {
     report(&group.servers[1], &["qwen"]);
     let same = group.fingerprint();
     assert!(same.is_some());
-    group.servers[1].note(Sign::Fault);
+    group.servers[1].note(Sign::Fault, 0.0);
     assert_eq!(group.fingerprint(), same, "the server that is down does not count");
-    group.servers[1].note(Sign::GoodProbe);
+    group.servers[1].note(Sign::GoodProbe, 0.0);
     assert_eq!(group.fingerprint(), None, "it may have come back as another");
 }
 
@@ -165,6 +166,47 @@ fn one_url_in_two_upstreams_is_one_server() {
     drop(first);
     let second = given(gone).expect("then the other gets it");
     assert_eq!(fleet.servers[0].in_flight(), 1);
-    second.server().note(Sign::Fault);
+    second.server().note(Sign::Fault, 0.0);
     assert!(matches!((a.enter(errand), b.enter(errand)), (Err(Turned::Away), Err(Turned::Away))));
+}
+
+#[test]
+fn fallbacks_come_in_their_order_each_with_its_own_after_it_and_none_twice() {
+    let mut rules =
+        ["a", "b", "c", "d"].map(|name| rule(name, "one", Some(&format!("{name}-there")))).to_vec();
+    rules[0].fallback = vec!["b".to_owned(), "c".to_owned()];
+    rules[1].fallback = vec!["d".to_owned(), "c".to_owned()];
+    let fleet = Fleet::new(vec![upstream("one", &["http://a"])], rules);
+    let fallbacks = |model| {
+        let resolved = fleet.resolve(Some(model)).expect("a model");
+        let found = fleet.fallbacks(&resolved).into_iter();
+        found
+            .map(|found| (found.name.unwrap_or_default(), found.rename.unwrap_or_default()))
+            .collect::<Vec<_>>()
+    };
+    let there = |name: &str| (name.to_owned(), format!("{name}-there"));
+    assert_eq!(fallbacks("a"), [there("b"), there("d"), there("c")]);
+    assert_eq!(fallbacks("b"), [there("d"), there("c")]);
+    assert!(fallbacks("d").is_empty());
+}
+
+#[test]
+fn the_last_server_stays_and_a_trial_is_one_request() {
+    let fleet = Fleet::new(vec![upstream("a", &["http://one", "http://two"])], Vec::new());
+    let group = &fleet.upstreams[0];
+    let (one, two) = (&group.servers[0], &group.servers[1]);
+    let Some(crate::route::Turn::Open(opening)) = one.note(Sign::Fault, 0.0) else { panic!("it opens") };
+    assert!(group.has_another(one) && !group.has_another(two));
+    one.pause_ends(opening);
+    assert!(!group.has_another(two), "one that is on trial is no other");
+    let tried = [Arc::clone(two)];
+    let trial = group.again(&tried, 0).expect("the trial");
+    assert_eq!(trial.server().spec.name, "http://one");
+    assert_eq!(group.again(&tried, 0).expect("the other").server().spec.name, "http://two", "one at a time");
+    drop(trial);
+    assert_eq!(group.again(&tried, 0).expect("a trial again").server().spec.name, "http://one");
+    assert!(group.keep_one().is_empty(), "the other is there");
+    two.note(Sign::NotReady, 0.0);
+    assert_eq!(group.keep_one().len(), 1);
+    assert!(one.is_settled() && group.keep_one().is_empty());
 }
