@@ -303,7 +303,7 @@ async fn places_are_taken_before_the_body_even_where_models_are_limited() {
     for _ in 0..20 {
         let mut caller = gateway.caller().await;
         let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-alice\r\n\
-            content-length: 100000\r\n\r\n";
+            expect: 100-continue\r\ncontent-length: 2097152\r\n\r\n";
         caller.send_raw(head.as_bytes()).await;
         callers.push(caller);
     }
