@@ -168,7 +168,6 @@ fn every_key_of_the_contract_is_known() {
     assert_eq!(
         idle,
         [
-            "`upstreams.local.isolation` (line 22) is",
             "`shared.valkey` (line 64) is",
             "`shared.required` (line 64) is",
             "`log.prompts` (line 66) is",

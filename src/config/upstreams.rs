@@ -110,6 +110,7 @@ fn upstream<'a>(name: &str, field: &Field<'a>) -> (UpstreamSpec, Vec<Field<'a>>)
         retries: RETRIES,
         queue: QueueBounds::default(),
         streamed: false,
+        isolated: false,
     };
     if field.is_scalar() {
         upstream.servers.extend(field.value(|url| url.parse()).map(plain_server));
@@ -128,11 +129,20 @@ fn upstream<'a>(name: &str, field: &Field<'a>) -> (UpstreamSpec, Vec<Field<'a>>)
         upstream.retries = section.value("retries", value::number(0..=RETRIES_MAX)).unwrap_or(RETRIES);
         upstream.queue = section.section("queue", queue);
         upstream.streamed = section.value("streamed", value::choice(&[("always", true)])).unwrap_or_default();
-        section.idle("isolation", "keys may meet in one KV cache", |field| {
-            field.value(value::choice(&[("key", ())]))
-        });
+        upstream.isolated = isolation(section, upstream.kind);
     });
     (upstream, places)
+}
+
+fn isolation(section: &mut Section, kind: Kind) -> bool {
+    let Some(field) = section.take("isolation") else { return false };
+    let isolated = field.value(value::choice(&[("key", true)])).unwrap_or_default();
+    if isolated && kind != Kind::Llama {
+        field.fault(
+            "keys are kept apart by what llama-server alone reads (`cache_prompt`); leave it out here",
+        );
+    }
+    isolated
 }
 
 fn balance(section: &mut Section) -> Option<Balance> {

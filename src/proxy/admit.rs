@@ -133,7 +133,19 @@ pub(super) fn job(
     let keep = keep.map(made);
     // What was read takes many times its body, and what follows may take long: it goes here.
     let (original, fallbacks) = (Some(original), VecDeque::new());
-    Job { endpoint, body, original, turned, resolved, fallbacks, asked_for: None, keep, demand, prompt }
+    Job {
+        endpoint,
+        body,
+        apart: false,
+        original,
+        turned,
+        resolved,
+        fallbacks,
+        asked_for: None,
+        keep,
+        demand,
+        prompt,
+    }
 }
 
 /// Admits by limits of requests, or says which does not.

@@ -13,7 +13,7 @@ use crate::cache::{Dialect, Flight, Form, Key, Landing, Leader, only};
 use crate::limit::{Level, Permit, Reservation, Subjects};
 use crate::observe::CacheOutcome;
 use crate::route::{Fingerprint, Lease, Prompt, Resolved, Server};
-use crate::wire::{Demand, Endpoint, Protocol};
+use crate::wire::{BodyKind, Changes, Demand, Endpoint, Protocol, Work};
 
 use super::gateway::{BodyShare, Gateway};
 use super::refusal::Refusal;
@@ -131,6 +131,8 @@ pub(super) struct Job {
     /// As its caller sent it, where a fallback may need it.
     pub(super) original: Option<Bytes>,
     pub(super) resolved: Resolved,
+    /// Its body says that nothing is to be found in the KV cache.
+    pub(super) apart: bool,
     /// How a plain answer is made of a stream, if it is.
     pub(super) turned: Option<Box<Turned>>,
     /// Where it goes on to if its servers cannot answer, in this order.
@@ -294,6 +296,22 @@ impl Context {
     pub(super) fn take_on(&mut self, job: Job) {
         self.cue.set_body(job.body.clone());
         self.job = Some(job);
+    }
+
+    /// Where its server may hold prompts of other keys, the request finds none there.
+    pub(super) fn keep_apart(&mut self) {
+        let (Some(job), Some(lease)) = (&mut self.job, &self.route.lease) else { return };
+        let generates = job.endpoint.work == Work::Generate && job.endpoint.body == BodyKind::Json;
+        if lease.reuses || job.apart || !generates {
+            return;
+        }
+        let mut changes = Changes::default();
+        changes.set("cache_prompt", false);
+        if let Some(body) = changes.made_to(&job.body) {
+            job.body = body.into();
+            job.apart = true;
+            self.cue.set_body(job.body.clone());
+        }
     }
 
     /// Says how the flight that this request leads has ended. Keep the answer before, if it is to be kept.

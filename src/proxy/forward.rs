@@ -10,12 +10,12 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
-use crate::route::{Entry, Errand, Lease, Server, Turned, Upstream, Wait};
+use crate::route::{Entry, Errand, Lease, Server, Tenant, Turned, Upstream, Wait};
 use crate::wire::HEADERS_PASSED;
 
 use super::ask::Hit;
 use super::body::Stop;
-use super::context::{Context, InFlight};
+use super::context::{Context, InFlight, Job};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::refuser;
@@ -72,7 +72,7 @@ async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> R
     upstream.note_request(gateway.clock.now());
     let tie = fastrand::usize(..);
     if !job.endpoint.takes_slot() {
-        ctx.route.lease = upstream.again(&[], tie);
+        ctx.route.lease = upstream.beside(tie);
         return ctx.route.lease.as_ref().map_or_else(|| Err(away(upstream).into()), |_| Ok(()));
     }
     let key = match (ctx.asked.key().unwrap_or_default(), ctx.asked.user()) {
@@ -81,7 +81,8 @@ async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> R
     };
     let priority = ctx.asked.caller.as_ref().map_or(0, |caller| caller.member.priority);
     let cost = job.demand.estimate.saturating_add(job.demand.completion_tokens);
-    let errand = Errand { prompt: &job.prompt, key: &key, priority, cost, tie };
+    let tenant = tenant(ctx, job);
+    let errand = Errand { prompt: &job.prompt, key: &key, tenant, priority, cost, tie };
     let began = gateway.clock.now();
     let lease = match upstream.enter(errand) {
         Ok(Entry::Lease(lease)) => Ok(Ok(lease)),
@@ -131,13 +132,22 @@ fn away(upstream: &Upstream) -> Refusal {
     Refusal::NoUpstream { retry_after: upstream.spec.health.every.max(Duration::from_secs(1)) }
 }
 
+/// Whose request it is, where keys must not meet in one KV cache.
+fn tenant(ctx: &Context, job: &Job) -> Option<Tenant> {
+    job.resolved.upstream.spec.isolated.then(|| Tenant::of(ctx.asked.key().unwrap_or_default()))
+}
+
 /// Picks the server for another try, whatever it works on already: the request has waited before.
 fn choose_again(ctx: &mut Context) -> Result<(), Refusal> {
     let Some(job) = &ctx.job else { return Ok(()) };
     let upstream = &job.resolved.upstream;
     // Its slot is given back first: it may be the only one.
     ctx.route.lease = None;
-    ctx.route.lease = upstream.again(&ctx.route.tried, fastrand::usize(..));
+    let (tried, tie) = (&ctx.route.tried, fastrand::usize(..));
+    ctx.route.lease = match job.endpoint.takes_slot() {
+        true => upstream.again(tried, tenant(ctx, job), tie),
+        false => upstream.beside(tie),
+    };
     if ctx.route.lease.is_some() { Ok(()) } else { Err(away(upstream)) }
 }
 
@@ -166,6 +176,7 @@ pub(super) async fn peer(
     if let Some(refusal) = &ctx.route.failure {
         return Ok(Box::new(refuser::peer(refusal.told().status)));
     }
+    ctx.keep_apart();
     let (Some(job), Some(lease)) = (&ctx.job, &ctx.route.lease) else {
         return Error::e_explain(ErrorType::InternalError, "no server was chosen");
     };

@@ -60,6 +60,7 @@ impl Job {
     pub(super) fn ask_plainly(&mut self) {
         if let Some(turned) = self.turned.take() {
             self.body = turned.plain;
+            self.apart = false;
         }
     }
 }

@@ -10,6 +10,7 @@ mod retry;
 mod felled;
 mod prefix;
 mod balance;
+mod tenancy;
 mod upstream;
 mod fleet;
 
@@ -23,5 +24,6 @@ pub use spec::{
     Balance, CaBundle, HealthCheck, Kind, ModelRule, QueueBounds, Secret, ServerSpec, Slots, Timeouts,
     UpstreamSpec,
 };
+pub use tenancy::Tenant;
 pub use upstream::{Entry, Errand, Lease, Prompt, Turned, Upstream, Wait};
 pub use url::ServerUrl;

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::addresses::Addresses;
 use super::health::{Breaker, Health, Opening, Sign, Turn};
 use super::spec::{HealthCheck, Kind, ServerSpec, Slots};
+use super::tenancy::Tenancy;
 use super::upstream::Upstream;
 
 /// What a server says of itself.
@@ -81,6 +82,7 @@ pub struct Server {
     draining: AtomicBool,
     /// What the server says of its slots; 0: nothing. Kept when the rest of its report no longer counts.
     told_slots: AtomicU32,
+    tenancy: Tenancy,
     /// `None` until the server has been asked, and again after a fault: it may come back as another.
     report: ArcSwapOption<Report>,
     addresses: Addresses,
@@ -107,6 +109,7 @@ impl Server {
             in_flight: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             told_slots: AtomicU32::new(0),
+            tenancy: Tenancy::unknown(),
             report: ArcSwapOption::empty(),
             addresses: Addresses::default(),
             complaints: Mutex::default(),
@@ -156,6 +159,16 @@ impl Server {
     /// There is nothing to complain of in this matter any more; whether there was.
     pub fn is_relief(&self, matter: &'static str) -> bool {
         self.complaints.lock().unwrap_or_else(PoisonError::into_inner).remove(matter).is_some()
+    }
+
+    /// Whose prompts it may hold.
+    pub(super) fn tenancy(&self) -> &Tenancy {
+        &self.tenancy
+    }
+
+    /// Takes in that its process has ended, or has just begun: it holds no prompts.
+    pub fn note_new_process(&self) {
+        self.tenancy.renew();
     }
 
     pub fn check(&self) -> &HealthCheck {

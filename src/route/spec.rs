@@ -138,6 +138,8 @@ pub struct UpstreamSpec {
     pub queue: QueueBounds,
     /// Whether generations are asked for as streams even where callers want plain answers.
     pub streamed: bool,
+    /// Whether keys must not meet in one KV cache.
+    pub isolated: bool,
 }
 
 /// One line of `models`.

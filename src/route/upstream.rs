@@ -13,6 +13,7 @@ use super::queue::{Queue, Spot};
 use super::retry::{Grant, RetryBudget};
 use super::server::Server;
 use super::spec::{Balance, UpstreamSpec};
+use super::tenancy::{Tenant, fitting};
 
 /// Blocks that a server may have reused less than was thought, without consequence: templates and rounding.
 const SLACK_BLOCKS: usize = 4;
@@ -42,6 +43,7 @@ struct Line {
 #[derive(Debug)]
 struct Waiter {
     prompt: Prompt,
+    tenant: Option<Tenant>,
     teller: oneshot::Sender<Result<Lease, Turned>>,
 }
 
@@ -53,6 +55,8 @@ pub type Prompt = Arc<[u64]>;
 pub struct Errand<'a> {
     pub prompt: &'a Prompt,
     pub key: &'a str,
+    /// Whose it is, where keys must not meet in one KV cache.
+    pub tenant: Option<Tenant>,
     /// Higher goes first.
     pub priority: i32,
     /// In tokens.
@@ -110,6 +114,8 @@ pub struct Lease {
     server: Arc<Server>,
     /// Blocks of the prompt that the server was thought to hold.
     pub thought: usize,
+    /// Its prompt may be found in the KV cache.
+    pub reuses: bool,
     /// It is the one request that tries a server whose breaker is half open.
     is_trial: bool,
 }
@@ -164,7 +170,7 @@ impl Upstream {
             return Err(Turned::Away);
         }
         if line.queue.len() == 0
-            && let Some(lease) = self.pick(&mut line.prefixes, errand.prompt, errand.tie)
+            && let Some(lease) = self.pick(&mut line.prefixes, errand.prompt, errand.tenant, errand.tie)
         {
             return Ok(Entry::Lease(lease));
         }
@@ -172,7 +178,7 @@ impl Upstream {
             return Err(Turned::Full { likely: self.likely(&line) });
         }
         let (teller, told) = oneshot::channel();
-        let waiter = Waiter { prompt: Arc::clone(errand.prompt), teller };
+        let waiter = Waiter { prompt: Arc::clone(errand.prompt), tenant: errand.tenant, teller };
         let spot = line.queue.join(errand.key, errand.priority, errand.cost, waiter);
         drop(line);
         // A slot may have become free in between, or a server have come up: nobody else would tell.
@@ -191,9 +197,9 @@ impl Upstream {
             if !away && !self.servers.iter().any(|server| server.takes_requests() && server.has_room()) {
                 return;
             }
-            let Some(Waiter { prompt, .. }) = line.queue.first() else { return };
-            let prompt = Arc::clone(prompt);
-            let given = match self.pick(&mut line.prefixes, &prompt, fastrand::usize(..)) {
+            let Some(Waiter { prompt, tenant, .. }) = line.queue.first() else { return };
+            let (prompt, tenant) = (Arc::clone(prompt), *tenant);
+            let given = match self.pick(&mut line.prefixes, &prompt, tenant, fastrand::usize(..)) {
                 Some(lease) => Ok(lease),
                 None if away => Err(Turned::Away),
                 // Another upstream of the same server has got it, and will tell when it is free again.
@@ -257,21 +263,41 @@ impl Upstream {
     }
 
     /// A server for another try, whatever it works on already: one that is up, not among `tried` if another is there.
-    pub fn again(self: &Arc<Self>, tried: &[Arc<Server>], tie: usize) -> Option<Lease> {
+    pub fn again(
+        self: &Arc<Self>,
+        tried: &[Arc<Server>],
+        tenant: Option<Tenant>,
+        tie: usize,
+    ) -> Option<Lease> {
+        let (chosen, is_trial) = self.another(tried, tenant, tie)?;
+        let reuses = chosen.server.tenancy().admit(tenant);
+        Some(Lease { server: Arc::clone(chosen.server), thought: 0, reuses, is_trial })
+    }
+
+    fn another(
+        &self,
+        tried: &[Arc<Server>],
+        tenant: Option<Tenant>,
+        tie: usize,
+    ) -> Option<(Place<'_>, bool)> {
         let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| Arc::ptr_eq(tried, server));
         // Another request may become the one that tries a server between the look and the count.
-        let chosen = self.servers.iter().find_map(|_| {
+        self.servers.iter().find_map(|_| {
             let up: Vec<_> = self.places().filter(|place| place.server.takes_requests()).collect();
             let fresh: Vec<_> = up.iter().copied().filter(|place| !is_tried(place.server)).collect();
-            let choice = if fresh.is_empty() { up } else { fresh };
+            let choice = fitting(if fresh.is_empty() { up } else { fresh }, tenant);
             let chosen = match self.spec.balance {
                 Balance::RoundRobin => self.in_turn(&choice)?,
                 Balance::LeastBusy | Balance::Prefix => least_busy(&choice, tie)?,
             };
             chosen.server.enter().map(|is_trial| (chosen, is_trial))
-        });
-        let (chosen, is_trial) = chosen?;
-        Some(Lease { server: Arc::clone(chosen.server), thought: 0, is_trial })
+        })
+    }
+
+    /// A server for what takes no slot and leaves nothing in a KV cache.
+    pub fn beside(self: &Arc<Self>, tie: usize) -> Option<Lease> {
+        let (chosen, is_trial) = self.another(&[], None, tie)?;
+        Some(Lease { server: Arc::clone(chosen.server), thought: 0, reuses: true, is_trial })
     }
 
     fn places(&self) -> impl Iterator<Item = Place<'_>> {
@@ -284,13 +310,20 @@ impl Upstream {
     }
 
     /// The server with a free slot for a prompt, counted from now on.
-    fn pick(self: &Arc<Self>, prefixes: &mut Prefixes, prompt: &Prompt, tie: usize) -> Option<Lease> {
+    fn pick(
+        self: &Arc<Self>,
+        prefixes: &mut Prefixes,
+        prompt: &Prompt,
+        tenant: Option<Tenant>,
+        tie: usize,
+    ) -> Option<Lease> {
         // Another upstream may take the last slot of a server between the look and the count.
         let chosen = self.servers.iter().find_map(|_| {
             let choice: Vec<_> = self
                 .places()
                 .filter(|place| place.server.takes_requests() && place.server.has_room())
                 .collect();
+            let choice = fitting(choice, tenant);
             let chosen = match self.spec.balance {
                 Balance::RoundRobin => self.in_turn(&choice)?,
                 Balance::LeastBusy => least_busy(&choice, tie)?,
@@ -303,7 +336,8 @@ impl Upstream {
         if self.spec.balance == Balance::Prefix {
             prefixes.learn(prompt, chosen.at);
         }
-        Some(Lease { server: Arc::clone(chosen.server), thought, is_trial })
+        let reuses = chosen.server.tenancy().admit(tenant);
+        Some(Lease { server: Arc::clone(chosen.server), thought, reuses, is_trial })
     }
 
     fn in_turn<'a>(&self, choice: &[Place<'a>]) -> Option<Place<'a>> {

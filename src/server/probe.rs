@@ -131,7 +131,9 @@ impl Probe {
     async fn is_well(&self) -> bool {
         let Some(address) = self.server.address() else { return false };
         let Some(path) = self.server.health_path() else { return true };
-        let (sign, why) = match self.get(&path).await {
+        let asked = self.get(&path).await;
+        let refused = asked.as_ref().is_err_and(|error| *error.etype() == ErrorType::ConnectRefused);
+        let (sign, why) = match asked {
             Ok((StatusCode::SERVICE_UNAVAILABLE, _)) => {
                 (Sign::NotReady, "it says it is not ready".to_owned())
             }
@@ -140,6 +142,9 @@ impl Probe {
         };
         if sign == Sign::BadProbe {
             self.server.address_failed(address);
+        }
+        if sign == Sign::NotReady || refused {
+            self.server.note_new_process();
         }
         self.gateway.note(&self.server, sign, &why);
         sign == Sign::GoodProbe

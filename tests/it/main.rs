@@ -24,6 +24,7 @@ mod memory;
 mod flight;
 mod form;
 mod turned;
+mod isolation;
 mod stream;
 mod failure;
 mod breaker;

@@ -25,6 +25,7 @@ fn upstream(name: &str, servers: &[&str]) -> UpstreamSpec {
         retries: 2,
         queue: QueueBounds::default(),
         streamed: false,
+        isolated: false,
     }
 }
 
@@ -89,18 +90,18 @@ fn callers_see_the_models_they_can_name() {
 fn the_least_busy_server_that_is_up_is_picked_and_returned_on_drop() {
     let fleet = Fleet::new(vec![upstream("a", &["http://one", "http://two"])], Vec::new());
     let group = &fleet.upstreams[0];
-    let first = group.again(&[], 0).expect("a server");
-    let second = group.again(&[], 0).expect("a server");
+    let first = group.again(&[], None, 0).expect("a server");
+    let second = group.again(&[], None, 0).expect("a server");
     assert_ne!(first.server().spec.name, second.server().spec.name);
     drop(first);
     assert_eq!((group.servers[0].in_flight(), group.servers[1].in_flight()), (0, 1));
 
     let tried = [Arc::clone(&group.servers[0])];
-    assert_eq!(group.again(&tried, 0).expect("the other").server().spec.name, "http://two");
+    assert_eq!(group.again(&tried, None, 0).expect("the other").server().spec.name, "http://two");
     group.servers[1].note(Sign::Fault, 0.0);
-    assert_eq!(group.again(&tried, 0).expect("the tried one").server().spec.name, "http://one");
+    assert_eq!(group.again(&tried, None, 0).expect("the tried one").server().spec.name, "http://one");
     group.servers[0].note(Sign::Fault, 0.0);
-    assert!(group.again(&[], 0).is_none());
+    assert!(group.again(&[], None, 0).is_none());
 }
 
 #[test]
@@ -200,11 +201,15 @@ fn the_last_server_stays_and_a_trial_is_one_request() {
     one.pause_ends(opening);
     assert!(!group.has_another(two), "one that is on trial is no other");
     let tried = [Arc::clone(two)];
-    let trial = group.again(&tried, 0).expect("the trial");
+    let trial = group.again(&tried, None, 0).expect("the trial");
     assert_eq!(trial.server().spec.name, "http://one");
-    assert_eq!(group.again(&tried, 0).expect("the other").server().spec.name, "http://two", "one at a time");
+    assert_eq!(
+        group.again(&tried, None, 0).expect("the other").server().spec.name,
+        "http://two",
+        "one at a time"
+    );
     drop(trial);
-    assert_eq!(group.again(&tried, 0).expect("a trial again").server().spec.name, "http://one");
+    assert_eq!(group.again(&tried, None, 0).expect("a trial again").server().spec.name, "http://one");
     assert!(group.keep_one().is_empty(), "the other is there");
     two.note(Sign::NotReady, 0.0);
     assert_eq!(group.keep_one().len(), 1);
