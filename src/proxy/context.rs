@@ -305,6 +305,17 @@ impl Context {
         if lease.reuses || job.apart || !generates {
             return;
         }
+        // llama-server drops the member on this endpoint (b11549).
+        if job.endpoint.protocol == Protocol::Anthropic {
+            self.route.failure = Some(Refusal::InvalidRequest {
+                message:
+                    "keys are kept apart here (`isolation: key`), and llama-server has no way to keep them \
+                          apart on this endpoint where it serves several; use /v1/chat/completions"
+                        .to_owned(),
+                param: None,
+            });
+            return;
+        }
         let mut changes = Changes::default();
         changes.set("cache_prompt", false);
         if let Some(body) = changes.made_to(&job.body) {

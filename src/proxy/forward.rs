@@ -173,10 +173,12 @@ pub(super) async fn peer(
             Err(Stop::Left(error)) => return Err(failure::left(gateway, session, ctx, error)),
         }
     }
+    if ctx.route.failure.is_none() {
+        ctx.keep_apart();
+    }
     if let Some(refusal) = &ctx.route.failure {
         return Ok(Box::new(refuser::peer(refusal.told().status)));
     }
-    ctx.keep_apart();
     let (Some(job), Some(lease)) = (&ctx.job, &ctx.route.lease) else {
         return Error::e_explain(ErrorType::InternalError, "no server was chosen");
     };

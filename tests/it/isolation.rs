@@ -69,6 +69,11 @@ async fn a_server_that_was_there_before_holds_nobody_knows_what() {
     let gateway = gateway::before(&llama).upstream("isolation: key").yaml(&keys).start().await;
     asks(&gateway, "alice", "x").await;
     assert!(!finds(&llama));
+    // An endpoint on which the server cannot keep them apart is refused there, before anything is sent.
+    let request = crate::support::client::post("/v1/messages").body(r#"{"messages": []}"#).key("sk-alice");
+    let answer = gateway.send(request).await;
+    assert_eq!((answer.status, llama.requests()), (400, 1), "{answer:?}");
+    assert!(answer.text().contains("isolation: key"), "{answer:?}");
     // What generates nothing is sent as it came.
     let body = r#"{ "content" : "x" }"#;
     let request = crate::support::client::post("/tokenize").body(body).key("sk-alice");
