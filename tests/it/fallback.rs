@@ -85,10 +85,11 @@ async fn fallbacks_are_asked_in_their_order() {
     one.dies().await;
     assert_eq!(gateway.send(ask_unnamed("large", "hi").key("sk-bob")).await.status, 200);
     assert_eq!(model_at(&two), "secret");
-    two.dies().await;
+    two.becomes(scripted().dies_at_once());
     // What the model that was asked for met is told.
     let answer = gateway.send(ask("large", "nobody")).await;
     refused(&answer, 502, "upstream_error");
+    assert!(answer.text().contains("could not be reached"), "{answer:?}");
     let line = gateway.line_of(answer.request_id()).await;
     assert_eq!((line.text("model"), line.text("upstream")), ("big", "one"));
 }
