@@ -128,6 +128,7 @@ pub(super) fn job(
     let keep = keep(gateway, session, endpoint, &understood, &resolved, &mut ctx.asked, control);
     let demand = understood.demand(endpoint, cost::minds_tokens(&ctx.asked));
     let prompt = understood.prompt(&resolved);
+    let unasked = cost::asks_usage(&ctx.asked, endpoint, &resolved) && understood.ask_usage(endpoint);
     let (body, turned) = turn(endpoint, &mut understood, &demand, &resolved, (original.clone(), streams));
     let made = |keep: Keep| Keep { made: turned.as_ref().map_or(keep.form, |turned| turned.made), ..keep };
     let keep = keep.map(made);
@@ -136,6 +137,7 @@ pub(super) fn job(
     Job {
         endpoint,
         body,
+        unasked,
         apart: false,
         original,
         turned,

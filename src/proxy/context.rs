@@ -131,6 +131,8 @@ pub(super) struct Job {
     /// As its caller sent it, where a fallback may need it.
     pub(super) original: Option<Bytes>,
     pub(super) resolved: Resolved,
+    /// The stream tells its usage to the gateway alone.
+    pub(super) unasked: bool,
     /// Its body says that nothing is to be found in the KV cache.
     pub(super) apart: bool,
     /// How a plain answer is made of a stream, if it is.

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::limit::{Budget, Goods, Span, Spent};
-use crate::route::{Kind, Server};
+use crate::route::{Kind, Resolved, Server};
 use crate::store::Period;
-use crate::wire::{Demand, Prompt};
+use crate::wire::{Demand, Endpoint, Prompt, Work};
 
 use super::body::Stop;
 use super::context::{Asked, Context, Job};
@@ -30,6 +30,11 @@ const COUNT_TIME_MAX: Duration = Duration::from_secs(2);
 pub(super) fn minds_tokens(asked: &Asked) -> bool {
     let budgets = asked.caller.as_ref().map_or(&[][..], |caller| &caller.member.account.grant().budgets);
     asked.subjects.limit_tokens() || budgets.iter().any(|budget| budget.goods == Goods::Tokens)
+}
+
+/// Whether a stream must be asked for its usage, or nobody would know what it cost: llama-server's tell their timings.
+pub(super) fn asks_usage(asked: &Asked, endpoint: &Endpoint, resolved: &Resolved) -> bool {
+    resolved.upstream.spec.kind == Kind::OpenAi && endpoint.work == Work::Generate && minds_tokens(asked)
 }
 
 /// Reserves what a request may cost, or says which limit or budget does not allow it. The caller may leave meanwhile.

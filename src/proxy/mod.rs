@@ -324,17 +324,17 @@ fn is_bodiless(answer: &ResponseHeader) -> bool {
 fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
     let Some(tap) = &mut ctx.tap else { return Ok(()) };
     let gathers = tap.gathers();
-    if let Some(chunk) = body.take_if(|chunk| !chunk.is_empty()) {
+    if let Some(mut chunk) = body.take_if(|chunk| !chunk.is_empty()) {
         let now = gateway.clock.now();
         let elapsed = now.saturating_sub(ctx.arrival.begun);
         ctx.route.timing.byte(now);
         let share = ctx.guards.body.as_mut();
         let room = |bytes| share.is_some_and(|share| gateway.bodies.grow(share, bytes));
-        let ended = tap.chunk(&chunk, elapsed, room);
+        let ended = tap.chunk(&mut chunk, elapsed, room);
         if let Some(leader) = &ctx.leads {
             leader.push(&chunk);
         }
-        *body = Some(chunk).filter(|_| !gathers);
+        *body = Some(chunk).filter(|chunk| !gathers && !chunk.is_empty());
         if let Some(ended) = ended {
             finish(gateway, ctx, body, ended)?;
             // From here on the caller has all of it: it may leave without waiting for the connection's own end.
@@ -346,6 +346,12 @@ fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_s
     }
     if !end_of_stream {
         return Ok(());
+    }
+    if let Some(rest) = ctx.tap.as_mut().and_then(Tap::rest) {
+        if let Some(leader) = &ctx.leads {
+            leader.push(&rest);
+        }
+        *body = Some(rest);
     }
     let took = gateway.clock.now().saturating_sub(ctx.arrival.begun);
     let ended = ctx.tap.as_mut().filter(|tap| !tap.is_whole()).map(|tap| tap.end(took));

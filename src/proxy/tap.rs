@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::cache::{Answer, Head, Key, Recording, Worth};
-use crate::wire::{BodyKind, Usage, Watch, error_event};
+use crate::wire::{BodyKind, Unasked, Usage, Watch, error_event};
 
 use super::context::{Job, Keep};
 
@@ -38,6 +38,8 @@ pub(super) struct Tap {
     gathers: bool,
     /// All of that.
     gathered: Option<Bytes>,
+    /// Takes out what its caller did not ask for.
+    unasked: Option<Unasked>,
 }
 
 #[derive(Debug)]
@@ -122,6 +124,7 @@ impl Tap {
         let recorded = gathers || keep.is_some() || matches!(kind, Kind::Json(_));
         let recording = recorded.then(Recording::default);
         let marked = job.endpoint.body == BodyKind::Json;
+        let unasked = (job.unasked && matches!(kind, Kind::Stream(_))).then(Unasked::default);
         Self {
             kind,
             keep,
@@ -133,20 +136,26 @@ impl Tap {
             whole: false,
             gathers,
             gathered: None,
+            unasked,
         }
     }
 
-    /// Takes in a chunk. `Some` once: when a stream's end mark has passed, whatever may follow it. `room`: whether so
-    /// many bytes more may be held.
+    /// Takes in a chunk and leaves of it what goes on. `Some` once: when a stream's end mark has passed, whatever may
+    /// follow it. `room`: whether so many bytes more may be held.
     pub(super) fn chunk(
         &mut self,
-        chunk: &Bytes,
+        chunk: &mut Bytes,
         took: Duration,
         room: impl FnOnce(u64) -> bool,
     ) -> Option<End> {
+        if let Kind::Stream(watch) = &mut self.kind {
+            watch.feed(chunk);
+        }
+        if let Some(unasked) = &mut self.unasked {
+            *chunk = unasked.pass(chunk);
+        }
         self.record(chunk, room);
         let Kind::Stream(watch) = &mut self.kind else { return None };
-        watch.feed(chunk);
         let ends = watch.ended() && watch.cut().is_empty() && !self.whole;
         ends.then(|| {
             self.whole = true;
@@ -170,6 +179,13 @@ impl Tap {
         } else {
             self.recording = None;
         }
+    }
+
+    /// What waited for the rest of its event, once no more comes.
+    pub(super) fn rest(&mut self) -> Option<Bytes> {
+        let rest = self.unasked.as_mut()?.rest();
+        self.record(&rest, |_| false);
+        Some(rest).filter(|rest| !rest.is_empty())
     }
 
     /// Whether the bytes are held back, because a plain answer is made of them.

@@ -14,7 +14,6 @@ use http::header;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::HttpTask;
 use pingora::{Error, ErrorType, Result};
-use serde_json::Value;
 
 use crate::cache::render::render;
 use crate::cache::{Dialect, Form};
@@ -24,7 +23,7 @@ use crate::wire::{Demand, Endpoint, Work};
 use super::ask::note_rendering;
 use super::context::{Context, Job, Keep};
 use super::gateway::Gateway;
-use super::understood::Understood;
+use super::understood::{Understood, with_usage};
 
 /// After an answer that could not be rendered, an upstream is asked plainly for this long.
 const PLAIN_TIME: Duration = Duration::from_secs(60);
@@ -86,12 +85,7 @@ pub(super) fn turn(
     }
     changes.set("stream", true);
     if dialect.has_usage_option() {
-        let mut options = document.members.get("stream_options").cloned().unwrap_or_default();
-        if !options.is_object() {
-            options = Value::Object(serde_json::Map::new());
-        }
-        options["include_usage"] = true.into();
-        changes.set("stream_options", options);
+        changes.set("stream_options", with_usage(&document.members));
     }
     let made = Form::Stream { include_usage: dialect.has_usage_option() };
     (understood.forwarded(body, resolved), Some(Box::new(Turned { dialect, made, plain })))

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use http::header;
 use pingora_proxy::Session;
+use serde_json::{Map, Value};
 
+use crate::cache::{Dialect, Form};
 use crate::route::{Prompt, Resolved};
 use crate::wire::{self, BodyKind, Changes, Demand, Document, Endpoint, Model, RequestRules, Work};
 
@@ -62,6 +64,18 @@ impl Understood {
         }
     }
 
+    /// Asks for the usage of a stream, where its caller does not; whether that changes anything.
+    pub(super) fn ask_usage(&mut self, endpoint: &Endpoint) -> bool {
+        let Self::Json { document, stream: true, changes } = self else { return false };
+        let form = Form::asked(Dialect::of(endpoint.path), true, &document.members);
+        let has_option = Dialect::of(endpoint.path).is_some_and(Dialect::has_usage_option);
+        if !has_option || form != (Form::Stream { include_usage: false }) {
+            return false;
+        }
+        changes.set("stream_options", with_usage(&document.members));
+        true
+    }
+
     pub(super) fn stream(&self) -> bool {
         matches!(self, Self::Json { stream: true, .. })
     }
@@ -105,4 +119,12 @@ impl Understood {
             (Self::Form { model: None }, Some(_)) => body,
         }
     }
+}
+
+/// The options of a stream that tells its usage.
+pub(super) fn with_usage(members: &Map<String, Value>) -> Value {
+    let mut options = members.get("stream_options").filter(|options| options.is_object()).cloned();
+    let options = options.get_or_insert_with(|| Value::Object(Map::new()));
+    options["include_usage"] = true.into();
+    options.take()
 }

@@ -9,6 +9,7 @@ mod sse;
 mod demand;
 mod prefix;
 mod usage;
+mod unasked;
 mod envelope;
 
 pub use demand::{Demand, Prompt, demand};
@@ -23,4 +24,5 @@ pub use multipart::{model as multipart_model, rename as rename_multipart_model};
 pub use prefix::{BLOCK_BYTES, prefix};
 pub use rewrite::{Changes, RequestRules};
 pub use sse::{Watch, error_event};
+pub use unasked::Unasked;
 pub use usage::Usage;

@@ -330,3 +330,34 @@ async fn a_large_plain_answer_is_charged_what_it_says() {
     assert!(line.fields["completion_tokens"].is_null(), "{line:?}");
     assert!(left(&gateway).await <= 1000 - 256);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_another_kind_of_server_is_asked_for_its_usage_and_its_caller_is_not_told() {
+    let event = |choices: &str, usage: &str| {
+        format!("data: {{\"object\":\"chat.completion.chunk\",\"choices\":{choices},\"usage\":{usage}}}\n\n")
+    };
+    let said = event("[{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"finish_reason\":\"stop\"}]", "null");
+    let usage = event("[]", "{\"prompt_tokens\":5,\"completion_tokens\":30,\"total_tokens\":35}");
+    let done = "data: [DONE]\n\n";
+    let llama = scripted().events([said.as_str(), usage.as_str(), done]).start().await;
+    let gateway = gateway::before(&llama).upstream("kind: openai").yaml(&tokens("1000/day")).start().await;
+    let stream = |options: &Value| {
+        let mut body = json!({"messages": [{"role": "user", "content": "a"}], "stream": true});
+        body.as_object_mut().expect("an object").extend(options.as_object().expect("an object").clone());
+        post("/v1/chat/completions").json(&body).key("sk-alice")
+    };
+    let answer = gateway.send(stream(&json!({}))).await;
+    assert_eq!((answer.status, answer.text()), (200, format!("{said}{done}")));
+    let asked: Value = serde_json::from_str(&llama.last().text()).expect("JSON");
+    assert_eq!(asked["stream_options"], json!({"include_usage": true}));
+    assert_eq!(left(&gateway).await, 1000 - 35);
+    // What is kept is what the caller got, and who asks for the usage gets it.
+    assert_eq!(gateway.send(stream(&json!({}))).await.text(), format!("{said}{done}"));
+    let told = gateway.send(stream(&json!({"stream_options": {"include_usage": true}}))).await;
+    assert_eq!((told.cache(), told.text()), ("miss", format!("{said}{usage}{done}")));
+    // Where nothing counts tokens the request is not changed.
+    let gateway = gateway::before(&llama).upstream("kind: openai").start().await;
+    let body = r#"{"stream": true, "messages": []}"#;
+    let answer = gateway.send(post("/v1/chat/completions").body(body)).await;
+    assert_eq!((answer.text(), llama.last().text()), (format!("{said}{usage}{done}"), body.to_owned()));
+}

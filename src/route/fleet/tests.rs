@@ -111,8 +111,11 @@ fn servers_in_turn_get_their_shares() {
     spec.servers[1].weight = 2;
     let fleet = Fleet::new(vec![spec], Vec::new());
     let group = &fleet.upstreams[0];
-    let turn =
-        || group.again(&[], 7).map(|lease| lease.server().spec.name.trim_start_matches("http://").to_owned());
+    let turn = || {
+        group
+            .again(&[], None, 7)
+            .map(|lease| lease.server().spec.name.trim_start_matches("http://").to_owned())
+    };
     let turns: Vec<_> = (0..8).filter_map(|_| turn()).collect();
     assert_eq!(turns, ["two", "one", "three", "two", "two", "one", "three", "two"]);
     group.servers[1].note(Sign::Fault, 0.0);
@@ -144,7 +147,7 @@ fn one_url_in_two_upstreams_is_one_server() {
     assert_eq!((fleet.servers.len(), fleet.places().count()), (1, 2));
     let [a, b] = [&fleet.upstreams[0], &fleet.upstreams[1]];
     let prompt = Prompt::default();
-    let errand = Errand { prompt: &prompt, key: "alice", priority: 0, cost: 1, tie: 0 };
+    let errand = Errand { prompt: &prompt, key: "alice", tenant: None, priority: 0, cost: 1, tie: 0 };
     let Ok(Entry::Lease(lease)) = a.enter(errand) else { panic!("its slot is free") };
     let Ok(Entry::Wait(mut waits)) = b.enter(errand) else { panic!("the one slot is taken") };
     let Ok(Entry::Wait(mut waits_too)) = a.enter(errand) else { panic!("the one slot is taken") };
