@@ -63,9 +63,10 @@ impl Prefixes {
         self.evict();
     }
 
-    /// Takes in that a server had less than was thought: the older half of what it was thought to hold is gone.
-    pub(super) fn halve(&mut self, server: usize) {
-        let (mut left, mut gone) = (self.held(server).div_ceil(2), 0);
+    /// Takes in that a server had less than was thought: a tenth of what it was thought to hold, the oldest, is gone.
+    /// That is little, since it may have been this prompt alone; where it goes on, the rest goes soon.
+    pub(super) fn shed(&mut self, server: usize) {
+        let (mut left, mut gone) = (self.held(server).div_ceil(10), 0);
         for hash in &self.order {
             let Some(block) = self.blocks.get_mut(hash).filter(|block| block.servers & bit(server) != 0)
             else {
@@ -131,10 +132,10 @@ mod tests {
         assert_eq!((prefixes.held_of(&[1, 2, 3, 4], 0), prefixes.held_of(&[1, 2, 3, 4], 1)), (3, 2));
         assert_eq!((prefixes.held(0), prefixes.held(1), prefixes.held(2)), (3, 3, 0));
         prefixes.learn(&[5, 6, 7], 0);
-        prefixes.halve(0);
+        prefixes.shed(0);
         assert_eq!(
             (prefixes.held_of(&[1, 2, 3], 0), prefixes.held_of(&[5, 6, 7], 0), prefixes.held(0)),
-            (0, 3, 3)
+            (0, 3, 5)
         );
         assert_eq!(prefixes.held_of(&[1, 2], 1), 2, "another server's are its own");
         prefixes.forget(1);

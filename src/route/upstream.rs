@@ -360,7 +360,7 @@ impl Upstream {
             if thought > reused + SLACK_BLOCKS {
                 // What it has just read it holds now; what it held long before that is likely to be gone as well.
                 let mut line = self.line();
-                line.prefixes.halve(place);
+                line.prefixes.shed(place);
                 line.prefixes.learn(prompt, place);
             }
         }
