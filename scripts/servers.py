@@ -1,4 +1,4 @@
-"""llama-server and the gateway in front of it, as child processes that never outlive this one's end.
+"""llama-servers and what stands in front of them, as child processes that never outlive this one's end.
 
 `scripts/start` has put into the environment what they need: LLAMA_PYTHON, LLAMA_MODEL and GATEWAY_BINARY.
 """
@@ -45,14 +45,14 @@ def free_port(wanted):
     raise Failed("no port is free on 127.0.0.1")
 
 
-class Servers:
-    """Both servers: `with Servers(...) as servers` starts them, waits until they answer, and stops them at the end."""
+class Children:
+    """What `start` starts: `with` it the children run, and at its end they are stopped, the last one first."""
 
-    def __init__(self, environment=(), gateway_output=None):
-        """`environment`: the gateway's own variables. `gateway_output`: where its log lines go; a file if absent."""
-        self.environment = dict(environment)
-        self.gateway_output = gateway_output
+    def __init__(self):
         self.children = []
+
+    def start(self):
+        raise NotImplementedError
 
     def __enter__(self):
         signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the shell had it ignored
@@ -67,28 +67,6 @@ class Servers:
 
     def __exit__(self, *_):
         self.stop()
-
-    def start(self):
-        LOGS.mkdir(exist_ok=True)
-        self.llama_port = free_port(8080)
-        self.port = int(self.environment.get("GATEWAY_PORT") or free_port(9001))
-        self.url = f"http://127.0.0.1:{self.port}"
-        model = os.environ["LLAMA_MODEL"]
-
-        say(f"{BOLD}==> llama-server on 127.0.0.1:{self.llama_port} with {os.path.basename(model)}{PLAIN}")
-        launcher = [os.environ["LLAMA_PYTHON"], ROOT / "scripts/llama-server.py", model, str(self.llama_port)]
-        threads = str(max(1, (os.cpu_count() or 2) // 2))
-        with open(LOGS / "llama-server.log", "wb") as log:
-            self.spawn("llama-server", [*launcher, "--alias", MODEL, "--threads", threads, "--embeddings"], {}, log)
-        self.wait_until_healthy(self.llama_port)
-
-        variables = {"GATEWAY_HOST": "127.0.0.1"} | self.environment
-        variables |= {"LLM_URL": f"http://127.0.0.1:{self.llama_port}", "GATEWAY_PORT": str(self.port)}
-        shown = " ".join(f"{name}={value}" for name, value in variables.items() if name != "GATEWAY_KEY")
-        say(f"{BOLD}==> {shown} ai-gateway{PLAIN}")
-        with open(LOGS / "ai-gateway.log", "wb") as log:
-            self.spawn("ai-gateway", [os.environ["GATEWAY_BINARY"]], variables, self.gateway_output or log, log)
-        self.wait_until_healthy(self.port)
 
     def spawn(self, name, command, variables, output, errors=subprocess.STDOUT):
         # In a session of its own: Ctrl-C reaches this process alone, which then stops the gateway before llama-server.
@@ -114,7 +92,7 @@ class Servers:
             if time.monotonic() - began > WAIT_SECONDS_MAX:
                 raise Failed(f"port {port} was not healthy in {WAIT_SECONDS_MAX} s (status {status}); see {LOGS}")
             time.sleep(0.1)
-        say(f"    GET /health: {GREEN}200{PLAIN} after {time.monotonic() - began:.1f} s")
+        return time.monotonic() - began
 
     def health(self, port):
         """The status of /health on that port, or none while nobody listens there."""
@@ -132,17 +110,6 @@ class Servers:
         lines = path.read_text(errors="replace").strip().splitlines()
         return "\n".join([f"the end of {path}:", *lines[-8:]])
 
-    def open(self, method, path, body=None, headers=(), timeout=120):
-        """Sends a request on a connection of its own and returns the response, its body not yet read."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        connection.request(method, path, body, {"content-type": "application/json"} | dict(headers))
-        return connection.getresponse()
-
-    def ask(self, method, path, body=None, headers=(), timeout=120):
-        """The same, read whole: status, headers, body."""
-        response = self.open(method, path, body, headers, timeout)
-        return response.status, response.headers, response.read()
-
     def stop(self):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -155,6 +122,52 @@ class Servers:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
         self.children.clear()
+
+
+class Servers(Children):
+    """One llama-server and the gateway before it."""
+
+    def __init__(self, environment=(), gateway_output=None):
+        """`environment`: the gateway's own variables. `gateway_output`: where its log lines go; a file if absent."""
+        super().__init__()
+        self.environment = dict(environment)
+        self.gateway_output = gateway_output
+
+    def start(self):
+        LOGS.mkdir(exist_ok=True)
+        self.llama_port = free_port(8080)
+        self.port = int(self.environment.get("GATEWAY_PORT") or free_port(9001))
+        self.url = f"http://127.0.0.1:{self.port}"
+        model = os.environ["LLAMA_MODEL"]
+
+        say(f"{BOLD}==> llama-server on 127.0.0.1:{self.llama_port} with {os.path.basename(model)}{PLAIN}")
+        launcher = [os.environ["LLAMA_PYTHON"], ROOT / "scripts/llama-server.py", model, str(self.llama_port)]
+        threads = str(max(1, (os.cpu_count() or 2) // 2))
+        with open(LOGS / "llama-server.log", "wb") as log:
+            self.spawn("llama-server", [*launcher, "--alias", MODEL, "--threads", threads, "--embeddings"], {}, log)
+        self.say_when_healthy(self.llama_port)
+
+        variables = {"GATEWAY_HOST": "127.0.0.1"} | self.environment
+        variables |= {"LLM_URL": f"http://127.0.0.1:{self.llama_port}", "GATEWAY_PORT": str(self.port)}
+        shown = " ".join(f"{name}={value}" for name, value in variables.items() if name != "GATEWAY_KEY")
+        say(f"{BOLD}==> {shown} ai-gateway{PLAIN}")
+        with open(LOGS / "ai-gateway.log", "wb") as log:
+            self.spawn("ai-gateway", [os.environ["GATEWAY_BINARY"]], variables, self.gateway_output or log, log)
+        self.say_when_healthy(self.port)
+
+    def say_when_healthy(self, port):
+        say(f"    GET /health: {GREEN}200{PLAIN} after {self.wait_until_healthy(port):.1f} s")
+
+    def open(self, method, path, body=None, headers=(), timeout=120):
+        """Sends a request on a connection of its own and returns the response, its body not yet read."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection.request(method, path, body, {"content-type": "application/json"} | dict(headers))
+        return connection.getresponse()
+
+    def ask(self, method, path, body=None, headers=(), timeout=120):
+        """The same, read whole: status, headers, body."""
+        response = self.open(method, path, body, headers, timeout)
+        return response.status, response.headers, response.read()
 
 
 def play(act):
