@@ -1,7 +1,7 @@
 # Each target works from a clean checkout with no other step before it: what a machine lacks is installed or named.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test build lint fuzz test-docker clean
+.PHONY: help demo run test build lint fuzz bench-fleet test-docker clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ lint: ## formatting, clippy, documentation, shell scripts, Dockerfile, compose f
 
 fuzz: ## made-up streams, bodies and answers against what must hold for any (always the same; new ones: scripts/fuzz SECONDS)
 	@scripts/fuzz same
+
+bench-fleet: ## one trace on several llama-servers, by each way to choose one: docs/FLEET.md (6 minutes)
+	@scripts/start bench-fleet
 
 test-docker: ## build the image and run the compose file for real, in a Docker engine of its own (root, Debian)
 	@scripts/test-docker

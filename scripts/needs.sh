@@ -114,6 +114,12 @@ need_llama() {
     [[ -f $LLAMA_MODEL ]] || fail "there is no model at '$LLAMA_MODEL': unset LLAMA_MODEL, or name a GGUF file with it"
 }
 
+need_sglang_router() {
+    need_python
+    need_venv .tools/sglang-router scripts/requirements/sglang-router.txt "sglang-router (31 MB)"
+    export SGLANG_PYTHON=$ROOT/.tools/sglang-router/bin/python
+}
+
 need_linters() {
     need_python
     need_venv .tools/lint scripts/requirements/lint.txt "hadolint, compose and shellcheck"
