@@ -63,15 +63,14 @@ impl Prefixes {
         self.evict();
     }
 
-    /// Takes in that a server had less than was thought: a tenth of what it was thought to hold, the oldest, is gone.
-    /// That is little, since it may have been this prompt alone; where it goes on, the rest goes soon.
+    /// Takes in that a server had much less than was thought: a tenth of what it was thought to hold is gone, the
+    /// oldest of what nobody came back to. It is little, since it may have been this prompt alone; and what many
+    /// prompts begin with stays, since without it nothing behind it is found.
     pub(super) fn shed(&mut self, server: usize) {
         let (mut left, mut gone) = (self.held(server).div_ceil(10), 0);
+        let is_its = |block: &&mut Holders| block.servers & bit(server) != 0 && !block.used;
         for hash in &self.order {
-            let Some(block) = self.blocks.get_mut(hash).filter(|block| block.servers & bit(server) != 0)
-            else {
-                continue;
-            };
+            let Some(block) = self.blocks.get_mut(hash).filter(is_its) else { continue };
             if left == 0 {
                 break;
             }
@@ -131,11 +130,13 @@ mod tests {
         prefixes.learn(&[1, 2, 9], 1);
         assert_eq!((prefixes.held_of(&[1, 2, 3, 4], 0), prefixes.held_of(&[1, 2, 3, 4], 1)), (3, 2));
         assert_eq!((prefixes.held(0), prefixes.held(1), prefixes.held(2)), (3, 3, 0));
-        prefixes.learn(&[5, 6, 7], 0);
+        prefixes.learn(&[1, 2, 5], 0);
         prefixes.shed(0);
+        let left = [&[1, 2, 3], &[1, 2, 5]].map(|prompt| prefixes.held_of(prompt, 0));
         assert_eq!(
-            (prefixes.held_of(&[1, 2, 3], 0), prefixes.held_of(&[5, 6, 7], 0), prefixes.held(0)),
-            (0, 3, 5)
+            (left, prefixes.held(0)),
+            ([2, 3], 3),
+            "the oldest end, and nothing that others begin with"
         );
         assert_eq!(prefixes.held_of(&[1, 2], 1), 2, "another server's are its own");
         prefixes.forget(1);

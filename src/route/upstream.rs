@@ -357,8 +357,8 @@ impl Upstream {
     pub fn note_reused(&self, server: &Server, prompt: &Prompt, thought: usize, part: f64) {
         if let Some(place) = self.place_of(server) {
             let reused = (part.clamp(0.0, 1.0) * prompt.len() as f64).ceil() as usize;
-            if thought > reused + SLACK_BLOCKS {
-                // What it has just read it holds now; what it held long before that is likely to be gone as well.
+            if thought > 2 * reused + SLACK_BLOCKS {
+                // What it has just read it holds now; what it held long before that may be gone as well.
                 let mut line = self.line();
                 line.prefixes.shed(place);
                 line.prefixes.learn(prompt, place);
