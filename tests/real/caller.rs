@@ -40,6 +40,26 @@ pub(crate) fn status_of(at: SocketAddr, path: &str) -> Option<u16> {
     Reply::sought(at, "GET", path, "").ok().map(|reply| reply.status)
 }
 
+/// A request that nobody has answered yet. Dropping it is leaving.
+pub(crate) fn send(at: SocketAddr, path: &str, body: &str) -> TcpStream {
+    sent(at, "POST", path, body).unwrap_or_else(|fault| panic!("POST {path} to {at}: {fault}"))
+}
+
+fn sent(at: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<TcpStream> {
+    let mut socket = TcpStream::connect(at)?;
+    socket.set_read_timeout(Some(SILENCE_MAX))?;
+    socket.set_nodelay(true)?;
+    let head = [
+        &format!("{method} {path} HTTP/1.1"),
+        &format!("host: {at}"),
+        "content-type: application/json",
+        &format!("content-length: {}\r\n\r\n", body.len()),
+    ];
+    socket.write_all(head.join("\r\n").as_bytes())?;
+    socket.write_all(body.as_bytes())?;
+    Ok(socket)
+}
+
 /// An answer that has begun. Dropping it is leaving: the connection closes.
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -71,17 +91,7 @@ impl Reply {
     /// The same, where nobody need be there to answer.
     fn sought(at: SocketAddr, method: &str, path: &str, body: &str) -> io::Result<Reply> {
         let began = Instant::now();
-        let mut socket = TcpStream::connect(at)?;
-        socket.set_read_timeout(Some(SILENCE_MAX))?;
-        socket.set_nodelay(true)?;
-        let head = [
-            &format!("{method} {path} HTTP/1.1"),
-            &format!("host: {at}"),
-            "content-type: application/json",
-            &format!("content-length: {}\r\n\r\n", body.len()),
-        ];
-        socket.write_all(head.join("\r\n").as_bytes())?;
-        socket.write_all(body.as_bytes())?;
+        let mut socket = sent(at, method, path, body)?;
         let (status, headers, arrived) = read_head(&mut socket)?;
         let left = match (value_of(&headers, "transfer-encoding"), value_of(&headers, "content-length")) {
             ("chunked", _) => Left::Chunks,

@@ -5,7 +5,7 @@ use super::stage::{Gateway, Llama, Model};
 use super::{CHAT, Value, chat, json, protocols, with};
 
 /// An answer without what differs between two generations of the same text.
-fn told(mut answer: Value) -> Value {
+pub(crate) fn told(mut answer: Value) -> Value {
     const OWN: [&str; 14] = [
         "id",
         "item_id",

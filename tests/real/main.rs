@@ -9,6 +9,7 @@
 mod caller;
 mod fleet;
 mod form;
+mod turned;
 mod stage;
 mod token;
 

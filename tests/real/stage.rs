@@ -152,6 +152,12 @@ impl Llama {
         self.process = None;
     }
 
+    /// How many of its slots are at work on a request.
+    pub(crate) fn slots_busy(&self) -> usize {
+        let slots = caller::get(self.at, "/slots").json();
+        slots.as_array().map_or(0, |slots| slots.iter().filter(|slot| slot["is_processing"] == true).count())
+    }
+
     /// Whether its one slot is at work on a request.
     pub(crate) fn busy(&self) -> bool {
         caller::get(self.at, "/slots").json()[0]["is_processing"] == true
