@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::fault::Place;
 use super::section::{Field, Section};
 use super::{bundle, value};
 use crate::route::{
-    Balance, CaBundle, HealthCheck, Kind, QueueBounds, Secret, ServerSpec, ServerUrl, Slots, Timeouts,
-    UpstreamSpec,
+    Balance, CaBundle, HealthCheck, Kind, QueueBounds, Secret, ServerSpec, ServerUrl, Slots, SwapBounds,
+    Timeouts, UpstreamSpec,
 };
 
 const EXAMPLE: &str = "name at least one server, such as `upstreams: {local: http://127.0.0.1:8080}`";
@@ -50,6 +51,7 @@ struct Known {
     server: ServerSpec,
     kind: Kind,
     health: HealthCheck,
+    swap: SwapBounds,
 }
 
 /// One URL is one server, wherever it is written: what is said of it must be the same.
@@ -61,8 +63,9 @@ fn one_server(
 ) {
     let Some(first) = known.get(&server.url) else {
         let (place, kind, health) = (field.place(), upstream.kind, upstream.health.clone());
+        let swap = upstream.swap;
         let (upstream, server) = (upstream.name.clone(), server.clone());
-        known.insert(server.url.clone(), Known { upstream, place, server, kind, health });
+        known.insert(server.url.clone(), Known { upstream, place, server, kind, health, swap });
         return;
     };
     let line = first.place.line;
@@ -82,6 +85,7 @@ fn one_server(
         ("slots", first.server.slots != server.slots),
         ("kind", first.kind != upstream.kind),
         ("health", first.health != upstream.health),
+        ("swap", first.swap != upstream.swap),
     ];
     let differs: Vec<_> =
         differs.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("`{key}`")).collect();
@@ -109,6 +113,7 @@ fn upstream<'a>(name: &str, field: &Field<'a>) -> (UpstreamSpec, Vec<Field<'a>>)
         timeouts: Timeouts::default(),
         retries: RETRIES,
         queue: QueueBounds::default(),
+        swap: SwapBounds::default(),
         streamed: false,
         isolated: false,
     };
@@ -128,6 +133,8 @@ fn upstream<'a>(name: &str, field: &Field<'a>) -> (UpstreamSpec, Vec<Field<'a>>)
         upstream.timeouts = section.section("timeouts", timeouts);
         upstream.retries = section.value("retries", value::number(0..=RETRIES_MAX)).unwrap_or(RETRIES);
         upstream.queue = section.section("queue", queue);
+        let queue_wait_max = upstream.queue.wait_max;
+        upstream.swap = section.section("swap", |section| swap(section, queue_wait_max));
         upstream.streamed = section.value("streamed", value::choice(&[("always", true)])).unwrap_or_default();
         upstream.isolated = isolation(section, upstream.kind);
     });
@@ -222,6 +229,22 @@ fn queue(section: &mut Section) -> QueueBounds {
     QueueBounds {
         waiting_max: section.value("waiting", value::number(0..=QUEUED_MAX)).unwrap_or(default.waiting_max),
         wait_max: section.value("wait", value::duration).unwrap_or(default.wait_max),
+    }
+}
+
+/// When a router gives up a model for another. Nobody waits longer than in the queue.
+fn swap(section: &mut Section, queue_wait_max: Duration) -> SwapBounds {
+    let default = SwapBounds::default();
+    let least_residency = section.value("least_residency", value::duration);
+    let longest_wait = section.value("longest_wait", |text| match value::duration(text)? {
+        wait if wait >= queue_wait_max => {
+            value::expected("less than `queue.wait`, after which nobody waits", text)
+        }
+        wait => Ok(wait),
+    });
+    SwapBounds {
+        least_residency: least_residency.unwrap_or(default.least_residency),
+        longest_wait: longest_wait.unwrap_or(default.longest_wait),
     }
 }
 

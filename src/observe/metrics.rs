@@ -58,6 +58,7 @@ pub struct Metrics {
     server_slots: GaugeVec,
     server_breaker: GaugeVec,
     retries_withheld: IntCounterVec,
+    model_swaps: IntCounterVec,
     fallbacks: IntCounterVec,
     pub requests_barred: IntCounter,
     reloads: IntCounterVec,
@@ -166,6 +167,11 @@ impl Metrics {
                 "A server's breaker: 0 closed, 1 half open (one request tries it), 2 open.",
                 &["upstream", "server"],
             )?,
+            model_swaps: table.counters(
+                "model_swaps_total",
+                "Models that a router unloaded for another.",
+                &["upstream", "server"],
+            )?,
             retries_withheld: table.counters(
                 "retries_withheld_total",
                 "Further tries that were not made, since the upstream's budget of them was spent.",
@@ -239,6 +245,7 @@ impl Metrics {
             self.server_up.with_label_values(&[upstream.as_str(), server]);
             self.server_breaker.with_label_values(&[upstream.as_str(), server]);
             self.retries_withheld.with_label_values(&[upstream]);
+            self.model_swaps.with_label_values(&[upstream.as_str(), server]);
             for state in ["busy", "idle"] {
                 self.server_slots.with_label_values(&[upstream.as_str(), server, state]);
             }
@@ -327,6 +334,11 @@ impl Metrics {
     pub fn reloaded(&self, taken: bool) {
         self.reloads.with_label_values(&[if taken { "success" } else { "failure" }]).inc();
         self.last_reload.set(f64::from(u8::from(taken)));
+    }
+
+    /// A router unloaded a model for another.
+    pub fn swapped(&self, upstream: &str, server: &str) {
+        self.model_swaps.with_label_values(&[upstream, server]).inc();
     }
 
     pub fn disconnected(&self, phase: Phase) {

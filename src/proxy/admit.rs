@@ -250,7 +250,7 @@ fn keep(
         && !control.no_store
         && gateway.answers(key, resolved.rule).keep(computed, &document.members);
     // A server that has not been asked since it was away may have come back with another model.
-    let fingerprint = resolved.upstream.fingerprint().filter(|_| keeps)?;
+    let fingerprint = resolved.upstream.fingerprint(resolved.on_server()).filter(|_| keeps)?;
     let headers = &session.req_header().headers;
     let keyed: Vec<_> = HEADERS_KEYED
         .iter()

@@ -121,7 +121,8 @@ async fn prompt_tokens(gateway: &Gateway, job: &Job) -> u64 {
     let Demand { prompt, estimate, .. } = &job.demand;
     // Only llama-server counts; another would be asked for what it does not have.
     let counts = job.resolved.upstream.spec.kind == Kind::Llama;
-    let server = job.resolved.upstream.some_server().filter(|_| counts);
+    // Nor does a router load a model for that.
+    let server = job.resolved.upstream.some_server(job.resolved.on_server()).filter(|_| counts);
     match (prompt, server) {
         (Prompt::None, _) => 0,
         (Prompt::Counted(tokens), _) => *tokens,

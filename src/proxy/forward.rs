@@ -71,9 +71,12 @@ async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> R
     let upstream = &job.resolved.upstream;
     upstream.note_request(gateway.clock.now());
     let tie = fastrand::usize(..);
-    if !job.endpoint.takes_slot() {
-        ctx.route.lease = upstream.beside(tie);
-        return ctx.route.lease.as_ref().map_or_else(|| Err(away(upstream).into()), |_| Ok(()));
+    let (model, slot) = (job.resolved.on_server(), job.endpoint.takes_slot());
+    let tenant = tenant(ctx, job);
+    // What takes no slot waits for nothing but its model, where a router must load that.
+    if !slot && let Some(lease) = upstream.again(model, &[], tenant, tie) {
+        ctx.route.lease = Some(lease);
+        return Ok(());
     }
     let key = match (ctx.asked.key().unwrap_or_default(), ctx.asked.user()) {
         (key, None) => Cow::Borrowed(key),
@@ -81,9 +84,9 @@ async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> R
     };
     let priority = ctx.asked.caller.as_ref().map_or(0, |caller| caller.member.priority);
     let cost = job.demand.estimate.saturating_add(job.demand.completion_tokens);
-    let tenant = tenant(ctx, job);
-    let errand = Errand { prompt: &job.prompt, key: &key, tenant, priority, cost, tie };
     let began = gateway.clock.now();
+    let (prompt, key) = (&job.prompt, key.as_ref());
+    let errand = Errand { model, slot, prompt, key, tenant, priority, cost, tie, now: began };
     let lease = match upstream.enter(errand) {
         Ok(Entry::Lease(lease)) => Ok(Ok(lease)),
         Ok(Entry::Wait(wait)) => {
@@ -133,8 +136,12 @@ fn away(upstream: &Upstream) -> Refusal {
 }
 
 /// Whose request it is, where keys must not meet in one KV cache.
-fn tenant(ctx: &Context, job: &Job) -> Option<Tenant> {
-    job.resolved.upstream.spec.isolated.then(|| Tenant::of(ctx.asked.key().unwrap_or_default()))
+fn tenant(ctx: &Context, job: &Job) -> Tenant {
+    match (job.endpoint.takes_slot(), job.resolved.upstream.spec.isolated) {
+        (false, _) => Tenant::Nobody,
+        (true, false) => Tenant::Anybody,
+        (true, true) => Tenant::of(ctx.asked.key().unwrap_or_default()),
+    }
 }
 
 /// Picks the server for another try, whatever it works on already: the request has waited before.
@@ -144,10 +151,7 @@ fn choose_again(ctx: &mut Context) -> Result<(), Refusal> {
     // Its slot is given back first: it may be the only one.
     ctx.route.lease = None;
     let (tried, tie) = (&ctx.route.tried, fastrand::usize(..));
-    ctx.route.lease = match job.endpoint.takes_slot() {
-        true => upstream.again(tried, tenant(ctx, job), tie),
-        false => upstream.beside(tie),
-    };
+    ctx.route.lease = upstream.again(job.resolved.on_server(), tried, tenant(ctx, job), tie);
     if ctx.route.lease.is_some() { Ok(()) } else { Err(away(upstream)) }
 }
 

@@ -380,7 +380,9 @@ fn finish(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, ended:
 fn keep(gateway: &Gateway, ctx: &Context, ended: End) {
     let End::Keep(kept) = ended else { return };
     let unchanged = |job: &Job| {
-        job.keep.is_some_and(|keep| job.resolved.upstream.fingerprint() == Some(keep.fingerprint))
+        job.keep.is_some_and(|keep| {
+            job.resolved.upstream.fingerprint(job.resolved.on_server()) == Some(keep.fingerprint)
+        })
     };
     if ctx.job.as_ref().is_some_and(unchanged) {
         gateway.store.keep(kept.key, kept.answer, gateway.clock.now());

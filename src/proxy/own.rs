@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::limit::{Goods, Kind};
 use crate::observe::{ANYBODY, BreakerState, ServerState};
-use crate::route::{Breaker, Server};
+use crate::route::{Breaker, Row, Server};
 use crate::store::Period;
 use crate::wire::MODEL_PREFIX;
 
@@ -65,6 +65,7 @@ pub(crate) fn detailed_stats(gateway: &Gateway) -> Report {
             "slots": server.slots(),
             "waiting": upstream.waiting(),
             "models": server.report().map(|report| report.model_ids().map(str::to_owned).collect::<Vec<_>>()),
+            "router": router(server),
         })
     });
     stats.insert("servers".to_owned(), servers.collect());
@@ -82,6 +83,20 @@ fn breaker(server: &Server) -> BreakerState {
         Breaker::HalfOpen { .. } => BreakerState::HalfOpen,
         Breaker::Open => BreakerState::Open,
     }
+}
+
+/// Each model of a router.
+fn router(server: &Server) -> Option<Vec<Value>> {
+    let told = |row: &Row| {
+        json!({
+            "model": &*row.model,
+            "state": row.state,
+            "in_flight": row.in_flight,
+            "slots": row.slots,
+            "waiting": server.waiting_for(&row.model),
+        })
+    };
+    Some(server.rows()?.iter().map(told).collect())
 }
 
 fn totals(gateway: &Gateway) -> Map<String, Value> {

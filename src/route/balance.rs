@@ -98,7 +98,7 @@ impl Turns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{HealthCheck, Kind, ServerSpec, Slots};
+    use crate::route::{HealthCheck, Kind, ServerSpec, Slots, SwapBounds};
 
     /// Servers with slots and with requests.
     fn servers(slots: &[Option<u32>], busy: &[u32]) -> Vec<Arc<Server>> {
@@ -106,8 +106,8 @@ mod tests {
             let url = "http://gpu".parse().expect("a URL");
             let slots = slots.map_or(Slots::Auto, Slots::Fixed);
             let spec = ServerSpec { name: "gpu".to_owned(), url, api_key: None, ca: None, slots, weight: 1 };
-            let server = Server::new(spec, Kind::Llama, HealthCheck::default());
-            assert!((0..*busy).all(|_| server.enter().is_some()));
+            let server = Server::new(spec, Kind::Llama, HealthCheck::default(), SwapBounds::default());
+            assert!((0..*busy).all(|_| server.enter(None, false).is_some()));
             Arc::new(server)
         };
         slots.iter().zip(busy).map(server).collect()

@@ -93,13 +93,13 @@ impl Felled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{HealthCheck, Kind, ServerSpec, Slots};
+    use crate::route::{HealthCheck, Kind, ServerSpec, Slots, SwapBounds};
 
     fn server(name: &str) -> Arc<Server> {
         let url = "http://127.0.0.1:8080".parse().expect("a URL");
         let spec =
             ServerSpec { name: name.to_owned(), url, api_key: None, ca: None, slots: Slots::Auto, weight: 1 };
-        Arc::new(Server::new(spec, Kind::Llama, HealthCheck::default()))
+        Arc::new(Server::new(spec, Kind::Llama, HealthCheck::default(), SwapBounds::default()))
     }
 
     const fn at(seconds: u64) -> Duration {

@@ -49,7 +49,7 @@ impl Fleet {
         let mut known = HashMap::new();
         let upstream = |spec: UpstreamSpec| {
             let server = |server: &ServerSpec| {
-                let new = || Arc::new(Server::new(server.clone(), spec.kind, spec.health.clone()));
+                let new = || Arc::new(Server::new(server.clone(), spec.kind, spec.health.clone(), spec.swap));
                 let place = *known.entry(server.url.clone()).or_insert_with(|| {
                     servers.push(new());
                     servers.len() - 1

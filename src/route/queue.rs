@@ -3,74 +3,142 @@
 //! Start-time fair queueing (Goyal, Vin and Cheng, 1996): each key has a clock that its own requests advance by their
 //! cost; whoever's request would begin earliest goes first. So a key with a thousand waiting requests delays another's
 //! first by no more than what is at work already.
+//!
+//! Requests that can go to the same servers stand in one lane, so that the first of all that can go is found among the
+//! first of each lane, however many wait behind one that cannot.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Where a waiting request stands: higher priority first, then the earlier start, then who came first.
 type Place = (Reverse<i32>, u64, u64);
 
+/// Where a request can go.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lane {
+    /// The model, where a router knows it: there are as many lanes as routers have models, twice, and one more.
+    pub(super) model: Option<Arc<str>>,
+    /// Whether it takes a slot.
+    pub(super) slot: bool,
+}
+
 /// Requests that wait, each with `T` to be told with.
 #[derive(Debug)]
 pub(super) struct Queue<T> {
-    waiting: BTreeMap<Place, T>,
+    /// None of them is empty.
+    lanes: BTreeMap<Lane, Waiting<T>>,
     /// When the last request of each key that has one here would be done, on the clock of costs.
     done: HashMap<String, u64>,
-    /// The start of the request that went last.
+    /// The start of the latest request that went.
     now: u64,
     count: u64,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    places: BTreeMap<Place, T>,
+    /// Since when, by number.
+    since: BTreeMap<u64, Duration>,
 }
 
 /// A request's place in a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Spot(Place);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spot(Lane, Place);
+
+impl Spot {
+    pub(super) fn lane(&self) -> &Lane {
+        &self.0
+    }
+}
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { waiting: BTreeMap::new(), done: HashMap::new(), now: 0, count: 0 }
+        Self { lanes: BTreeMap::new(), done: HashMap::new(), now: 0, count: 0, len: 0 }
     }
 }
 
 impl<T> Queue<T> {
     pub(super) fn len(&self) -> usize {
-        self.waiting.len()
+        self.len
     }
 
-    /// Queues a request of a key that will cost so many tokens.
-    pub(super) fn join(&mut self, key: &str, priority: i32, cost: u64, told: T) -> Spot {
+    /// Queues a request of a key that will cost so many tokens, at `now`.
+    pub(super) fn join(
+        &mut self,
+        lane: &Lane,
+        key: &str,
+        priority: i32,
+        cost: u64,
+        now: Duration,
+        told: T,
+    ) -> Spot {
         let start = self.done.get(key).copied().unwrap_or_default().max(self.now);
         self.done.insert(key.to_owned(), start.saturating_add(cost.max(1)));
         self.count += 1;
         let place = (Reverse(priority), start, self.count);
-        self.waiting.insert(place, told);
-        Spot(place)
+        let empty = || Waiting { places: BTreeMap::new(), since: BTreeMap::new() };
+        let waiting = self.lanes.entry(lane.clone()).or_insert_with(empty);
+        waiting.places.insert(place, told);
+        waiting.since.insert(self.count, now);
+        self.len += 1;
+        Spot(lane.clone(), place)
     }
 
-    /// Whoever is first.
-    pub(super) fn first(&self) -> Option<&T> {
-        self.waiting.first_key_value().map(|(_, told)| told)
+    /// Whoever is first in each lane, in the order in which they should go.
+    pub(super) fn heads(&self) -> Vec<(&Lane, &T)> {
+        let first = |(lane, waiting)| Some((lane, <Waiting<T>>::first(waiting)?));
+        let mut heads: Vec<_> = self.lanes.iter().filter_map(first).collect();
+        heads.sort_unstable_by_key(|(_, (place, _))| **place);
+        heads.into_iter().map(|(lane, (_, told))| (lane, told)).collect()
     }
 
-    /// Takes out whoever is first.
-    pub(super) fn next(&mut self) -> Option<T> {
-        let ((_, start, _), told) = self.waiting.pop_first()?;
-        self.now = self.now.max(start);
-        self.tidy();
-        Some(told)
+    /// Each lane, how many wait in it, and since when the first of them has.
+    pub(super) fn lanes(&self) -> impl Iterator<Item = (&Lane, usize, Duration)> {
+        self.lanes.iter().map(|(lane, waiting)| {
+            let since = waiting.since.first_key_value().map(|(_, since)| *since);
+            (lane, waiting.places.len(), since.unwrap_or_default())
+        })
+    }
+
+    pub(super) fn has(&self, lane: &Lane) -> bool {
+        self.lanes.contains_key(lane)
+    }
+
+    /// Takes out whoever is first in a lane.
+    pub(super) fn next(&mut self, lane: &Lane) -> Option<T> {
+        let place = *self.lanes.get(lane)?.first()?.0;
+        self.now = self.now.max(place.1);
+        self.take(lane, place)
     }
 
     /// Takes out a request that waits no longer.
-    pub(super) fn leave(&mut self, spot: Spot) {
-        self.waiting.remove(&spot.0);
-        self.tidy();
+    pub(super) fn leave(&mut self, spot: &Spot) {
+        drop(self.take(&spot.0, spot.1));
     }
 
-    /// Nobody waits: what anybody did before no longer counts.
-    fn tidy(&mut self) {
-        if self.waiting.is_empty() {
+    fn take(&mut self, lane: &Lane, place: Place) -> Option<T> {
+        let waiting = self.lanes.get_mut(lane)?;
+        let told = waiting.places.remove(&place)?;
+        waiting.since.remove(&place.2);
+        if waiting.places.is_empty() {
+            self.lanes.remove(lane);
+        }
+        self.len -= 1;
+        if self.len == 0 {
+            // Nobody waits: what anybody did before no longer counts.
             self.done = HashMap::new();
             self.now = 0;
         }
+        Some(told)
+    }
+}
+
+impl<T> Waiting<T> {
+    fn first(&self) -> Option<(&Place, &T)> {
+        self.places.first_key_value()
     }
 }
 
@@ -78,19 +146,56 @@ impl<T> Queue<T> {
 mod tests {
     use super::*;
 
+    const ANY: Lane = Lane { model: None, slot: true };
+
+    fn join(
+        queue: &mut Queue<&'static str>,
+        key: &'static str,
+        priority: i32,
+        cost: u64,
+        told: &'static str,
+    ) -> Spot {
+        queue.join(&ANY, key, priority, cost, Duration::ZERO, told)
+    }
+
     fn order(queue: &mut Queue<&'static str>, count: usize) -> Vec<&'static str> {
-        (0..count).filter_map(|_| queue.next()).collect()
+        (0..count).filter_map(|_| queue.next(&ANY)).collect()
+    }
+
+    #[test]
+    fn lanes_keep_the_order_of_all_and_do_not_block_each_other() {
+        let lane = |model: &str| Lane { model: Some(model.into()), slot: true };
+        let [a, b] = [lane("a"), lane("b")];
+        let mut queue = Queue::default();
+        let at = Duration::from_secs;
+        queue.join(&a, "one", 0, 100, at(1), "a1");
+        queue.join(&b, "two", 0, 100, at(2), "b1");
+        queue.join(&a, "one", 0, 100, at(3), "a2");
+        let gone = queue.join(&b, "two", 5, 100, at(4), "b2");
+        let heads =
+            |queue: &Queue<&'static str>| queue.heads().iter().map(|(_, told)| **told).collect::<Vec<_>>();
+        assert_eq!(heads(&queue), ["b2", "a1"], "by priority before all else");
+        let lanes = |queue: &Queue<&'static str>| {
+            queue.lanes().map(|(_, len, since)| (len, since)).collect::<Vec<_>>()
+        };
+        assert_eq!(lanes(&queue), [(2, at(1)), (2, at(2))]);
+        queue.leave(&gone);
+        queue.leave(&gone);
+        assert_eq!((heads(&queue), queue.len()), (vec!["a1", "b1"], 3));
+        assert_eq!((queue.next(&b), queue.next(&b), queue.has(&b)), (Some("b1"), None, false));
+        assert_eq!((queue.next(&a), lanes(&queue)), (Some("a1"), vec![(1, at(3))]));
+        assert_eq!((queue.next(&a), queue.len()), (Some("a2"), 0));
     }
 
     #[test]
     fn a_key_with_a_thousand_does_not_delay_anothers_first() {
         let mut queue = Queue::default();
         for _ in 0..1000 {
-            queue.join("heavy", 0, 500, "heavy");
+            join(&mut queue, "heavy", 0, 500, "heavy");
         }
         assert_eq!(order(&mut queue, 2), ["heavy", "heavy"]);
-        queue.join("light", 0, 100, "light");
-        queue.join("light", 0, 100, "light");
+        join(&mut queue, "light", 0, 100, "light");
+        join(&mut queue, "light", 0, 100, "light");
         assert_eq!(order(&mut queue, 4), ["light", "light", "heavy", "heavy"], "by work, not by number");
         assert_eq!(queue.len(), 996);
     }
@@ -99,8 +204,8 @@ mod tests {
     fn who_causes_more_work_goes_less_often() {
         let mut queue = Queue::default();
         for _ in 0..100 {
-            queue.join("long", 0, 300, "long");
-            queue.join("short", 0, 100, "short");
+            join(&mut queue, "long", 0, 300, "long");
+            join(&mut queue, "short", 0, 100, "short");
         }
         let went = order(&mut queue, 40);
         assert_eq!(went.iter().filter(|key| **key == "long").count(), 10);
@@ -109,12 +214,12 @@ mod tests {
     #[test]
     fn priority_goes_first_and_equals_in_the_order_in_which_they_came() {
         let mut queue = Queue::default();
-        queue.join("a", 0, 1, "a");
-        let gone = queue.join("b", 0, 1, "gone");
-        queue.join("b", 0, 1, "b");
-        queue.join("c", 5, 1, "first");
-        queue.join("d", -5, 1, "last");
-        queue.leave(gone);
+        join(&mut queue, "a", 0, 1, "a");
+        let gone = join(&mut queue, "b", 0, 1, "gone");
+        join(&mut queue, "b", 0, 1, "b");
+        join(&mut queue, "c", 5, 1, "first");
+        join(&mut queue, "d", -5, 1, "last");
+        queue.leave(&gone);
         assert_eq!(order(&mut queue, 9), ["first", "a", "b", "last"]);
         assert!(queue.done.is_empty());
     }

@@ -4,71 +4,18 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 
 use super::addresses::Addresses;
 use super::health::{Breaker, Health, Opening, Sign, Turn};
-use super::spec::{HealthCheck, Kind, ServerSpec, Slots};
+use super::report::Report;
+use super::residents::Residents;
+use super::spec::{HealthCheck, Kind, ServerSpec, Slots, SwapBounds};
 use super::tenancy::Tenancy;
 use super::upstream::Upstream;
-
-/// What a server says of itself.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Report {
-    /// On how many requests it works at once; `None`: it does not say.
-    pub slots: Option<u32>,
-    /// Changes when the model behind the same name does.
-    pub fingerprint: [u8; 32],
-    /// The entries of its `/v1/models`, each with an `id`.
-    pub models: Vec<Map<String, Value>>,
-}
-
-/// The fields of `/props` that tell one model from another. Others (`is_sleeping`, slot counts) change from day to
-/// day without changing an answer.
-const TELLING: &[&str] =
-    &["model_path", "model_alias", "build_info", "chat_template", "default_generation_settings"];
-
-/// Members of a `/v1/models` entry that change without the model changing.
-const FLEETING: &[&str] = &["created", "status", "in_cache"];
-
-impl Report {
-    /// From the bodies of `/props` (if it is served) and `/v1/models`.
-    pub fn read(props: Option<&Value>, models: Option<&Value>) -> Self {
-        let mut hash = Sha256::new();
-        for name in TELLING {
-            let told = props.and_then(|props| props.get(*name)).cloned().unwrap_or_default();
-            hash.update(name);
-            hash.update(without_fleeting(told).to_string());
-        }
-        let list = models.and_then(|models| models.get("data")).and_then(Value::as_array);
-        let models: Vec<_> = list
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_object)
-            .filter(|model| model.get("id").is_some_and(Value::is_string))
-            .cloned()
-            .collect();
-        for model in &models {
-            hash.update(without_fleeting(Value::Object(model.clone())).to_string());
-        }
-        let slots = props.and_then(|props| props.get("total_slots")?.as_u64()?.try_into().ok());
-        Self { slots, fingerprint: hash.finalize().into(), models }
-    }
-
-    pub fn model_ids(&self) -> impl Iterator<Item = &str> {
-        self.models.iter().filter_map(|model| model.get("id").and_then(Value::as_str))
-    }
-}
-
-fn without_fleeting(mut value: Value) -> Value {
-    if let Value::Object(members) = &mut value {
-        members.retain(|name, _| !FLEETING.contains(&name.as_str()));
-    }
-    value
-}
 
 /// Shared by all upstreams that name it: its slots are counted, and its health is known, once.
 #[derive(Debug)]
@@ -77,6 +24,7 @@ pub struct Server {
     pub spec: ServerSpec,
     pub kind: Kind,
     check: HealthCheck,
+    pub(super) swap: SwapBounds,
     health: Mutex<Health>,
     in_flight: AtomicU32,
     draining: AtomicBool,
@@ -85,6 +33,10 @@ pub struct Server {
     tenancy: Tenancy,
     /// `None` until the server has been asked, and again after a fault: it may come back as another.
     report: ArcSwapOption<Report>,
+    /// Its models, where it is a router of several.
+    pub(super) residents: Residents,
+    /// Rings when it may be time to load another.
+    pub(super) wanting: Notify,
     addresses: Addresses,
     /// What is complained of, by its topic, so that the log has it once.
     complaints: Mutex<HashMap<&'static str, String>>,
@@ -98,19 +50,22 @@ pub struct Server {
 pub const MODELS: &str = "/v1/models";
 
 impl Server {
-    pub(super) fn new(spec: ServerSpec, kind: Kind, check: HealthCheck) -> Self {
+    pub(super) fn new(spec: ServerSpec, kind: Kind, check: HealthCheck, swap: SwapBounds) -> Self {
         // Up without having been seen, where no probe will tell.
         let trusted = check.path.is_none();
         Self {
             spec,
             kind,
             check,
+            swap,
             health: Mutex::new(Health::new(trusted)),
             in_flight: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             told_slots: AtomicU32::new(0),
             tenancy: Tenancy::unknown(),
             report: ArcSwapOption::empty(),
+            residents: Residents::default(),
+            wanting: Notify::new(),
             addresses: Addresses::default(),
             complaints: Mutex::default(),
             upstreams: OnceLock::new(),
@@ -241,43 +196,57 @@ impl Server {
         self.report.store(None);
     }
 
-    pub fn set_report(&self, report: Report) {
+    /// Takes in what it says of itself, at `now`.
+    pub fn set_report(&self, report: Report, now: Duration) {
         self.told_slots.store(report.slots.unwrap_or_default(), Ordering::Relaxed);
+        self.residents.set(report.router.as_ref(), now);
         self.report.store(Some(Arc::new(report)));
     }
 
-    /// On how many requests it works at once; `None`: unknown. One that says 0 counts as one that does not say.
+    /// On how many requests it works at once; `None`: unknown. One that says 0 counts as one that does not say. A
+    /// router works on as many as the models that it has loaded.
     pub fn slots(&self) -> Option<u32> {
         match self.spec.slots {
+            Slots::Auto if self.residents.routes() => self.residents.slots(),
+            _ => self.slots_bound(),
+        }
+    }
+
+    /// How many it gets at once, whatever the model; a router has a bound for each model instead.
+    fn slots_bound(&self) -> Option<u32> {
+        match self.spec.slots {
             Slots::Fixed(slots) => Some(slots),
+            Slots::Auto if self.residents.routes() => None,
             Slots::Auto => Some(self.told_slots.load(Ordering::Relaxed)).filter(|slots| *slots > 0),
         }
     }
 
-    /// Whether it has a slot for one more, as far as anybody knows.
-    pub fn has_room(&self) -> bool {
-        self.slots().is_none_or(|slots| self.in_flight() < slots)
+    /// What it calls a model, where it is a router that knows it.
+    pub(super) fn routed(&self, model: Option<&str>) -> Option<Arc<str>> {
+        self.residents.id_of(model?)
     }
 
-    /// Counts one more request, if there is a slot for it: of two upstreams that see the last, one gets it. True: as
-    /// the one request that tries it.
-    pub(super) fn try_enter(&self) -> Option<bool> {
-        let slots = self.slots().unwrap_or(u32::MAX);
+    /// Whether a request for that model may go to it now, as far as anybody knows: with a free slot, if it takes one.
+    pub(super) fn has_room(&self, model: Option<&str>, slot: bool) -> bool {
+        let free = || self.slots_bound().is_none_or(|slots| self.in_flight() < slots);
+        (!slot || free()) && self.residents.takes(self.routed(model).as_deref(), slot)
+    }
+
+    /// Counts one more request, for one of a router's models; if there is a slot for it, where it takes one: of two
+    /// upstreams that see the last, one gets it. True: as the one request that tries it.
+    pub(super) fn enter(&self, routed: Option<&str>, slot: bool) -> Option<bool> {
+        if !self.residents.enter(routed, slot) {
+            return None;
+        }
+        let slots = self.slots_bound().filter(|_| slot).unwrap_or(u32::MAX);
         let more = |in_flight: u32| in_flight.checked_add(1).filter(|more| *more <= slots);
-        self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        self.begin()
-    }
-
-    /// Counts one more request, whatever it works on already. As above.
-    pub(super) fn enter(&self) -> Option<bool> {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.begin()
-    }
-
-    fn begin(&self) -> Option<bool> {
+        if self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            self.residents.exit(routed);
+            return None;
+        }
         let begun = self.health().begin();
         if begun.is_none() {
-            self.exit();
+            self.exit(routed);
         }
         begun
     }
@@ -286,8 +255,9 @@ impl Server {
         self.health().end_trial();
     }
 
-    pub(super) fn exit(&self) {
+    pub(super) fn exit(&self, routed: Option<&str>) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.residents.exit(routed);
     }
 
     /// Requests sent to it and not yet ended.
@@ -313,32 +283,5 @@ impl Server {
     /// Turns to its next address, after this one could not be connected to.
     pub fn address_failed(&self, address: SocketAddr) {
         self.addresses.failed(address);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_fingerprint_changes_with_the_model_and_with_nothing_else() {
-        let props =
-            json!({"model_path": "a.gguf", "build_info": "b1", "is_sleeping": false, "total_slots": 4});
-        let models = json!({"data": [{"id": "a", "created": 1, "meta": {"n_params": 7}}]});
-        let base = Report::read(Some(&props), Some(&models)).fingerprint;
-        let changed = |name: &str, value: Value| {
-            let mut props = props.clone();
-            props[name] = value;
-            Report::read(Some(&props), Some(&models)).fingerprint
-        };
-        assert_eq!(changed("is_sleeping", true.into()), base);
-        assert_eq!(changed("total_slots", 1.into()), base);
-        assert_ne!(changed("model_path", "b.gguf".into()), base);
-        assert_ne!(changed("chat_template", "{}".into()), base);
-        let later = json!({"data": [{"id": "a", "created": 2, "meta": {"n_params": 7}}]});
-        assert_eq!(Report::read(Some(&props), Some(&later)).fingerprint, base);
-        let other = json!({"data": [{"id": "a", "created": 1, "meta": {"n_params": 8}}]});
-        assert_ne!(Report::read(Some(&props), Some(&other)).fingerprint, base);
     }
 }

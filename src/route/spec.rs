@@ -124,6 +124,21 @@ impl Default for QueueBounds {
     }
 }
 
+/// When a router gives up a model for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SwapBounds {
+    /// A model stays loaded at least so long.
+    pub least_residency: Duration,
+    /// Whoever has waited so long for a model goes before further requests for those that are loaded.
+    pub longest_wait: Duration,
+}
+
+impl Default for SwapBounds {
+    fn default() -> Self {
+        Self { least_residency: Duration::from_secs(10), longest_wait: Duration::from_secs(30) }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct UpstreamSpec {
     pub name: String,
@@ -136,6 +151,7 @@ pub struct UpstreamSpec {
     /// Tries after the first.
     pub retries: u32,
     pub queue: QueueBounds,
+    pub swap: SwapBounds,
     /// Whether generations are asked for as streams even where callers want plain answers.
     pub streamed: bool,
     /// Whether keys must not meet in one KV cache.

@@ -8,11 +8,13 @@ use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use super::balance::{Place, Turns, by_prefix, least_busy};
+use super::entry::{Entry, Errand, Lease, Prompt, Turned, Wait};
 use super::prefix::Prefixes;
-use super::queue::{Queue, Spot};
+use super::queue::{Lane, Queue, Spot};
 use super::retry::{Grant, RetryBudget};
 use super::server::Server;
 use super::spec::{Balance, UpstreamSpec};
+use super::swap::Wanted;
 use super::tenancy::{Tenant, fitting};
 
 /// Blocks that a server may have reused less than was thought, without consequence: templates and rounding.
@@ -43,97 +45,8 @@ struct Line {
 #[derive(Debug)]
 struct Waiter {
     prompt: Prompt,
-    tenant: Option<Tenant>,
+    tenant: Tenant,
     teller: oneshot::Sender<Result<Lease, Turned>>,
-}
-
-/// The beginning of a prompt, a hash for each block; empty where it does not matter.
-pub type Prompt = Arc<[u64]>;
-
-/// What is asked of an upstream.
-#[derive(Debug, Clone, Copy)]
-pub struct Errand<'a> {
-    pub prompt: &'a Prompt,
-    pub key: &'a str,
-    /// Whose it is, where keys must not meet in one KV cache.
-    pub tenant: Option<Tenant>,
-    /// Higher goes first.
-    pub priority: i32,
-    /// In tokens.
-    pub cost: u64,
-    /// Any number, to choose among equals.
-    pub tie: usize,
-}
-
-/// Why a request gets no server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turned {
-    /// No server is up.
-    Away,
-    /// So many wait already; a slot is likely to be free for another after this long.
-    Full { likely: Duration },
-}
-
-/// What a request gets.
-#[derive(Debug)]
-pub enum Entry {
-    Lease(Lease),
-    Wait(Wait),
-}
-
-/// A request in the queue; dropped, it is in it no longer.
-#[derive(Debug)]
-pub struct Wait {
-    upstream: Arc<Upstream>,
-    spot: Spot,
-    told: oneshot::Receiver<Result<Lease, Turned>>,
-}
-
-impl Wait {
-    /// Waits for a slot.
-    pub async fn lease(&mut self) -> Result<Lease, Turned> {
-        (&mut self.told).await.unwrap_or(Err(Turned::Away))
-    }
-
-    /// How long it is likely to take until a slot is free for one more.
-    pub fn likely(&self) -> Duration {
-        let line = self.upstream.line();
-        self.upstream.likely(&line)
-    }
-}
-
-impl Drop for Wait {
-    fn drop(&mut self) {
-        self.upstream.line().queue.leave(self.spot);
-    }
-}
-
-/// A request at a server, counted from when it is chosen until it ends; then the slot goes to whoever is next.
-#[derive(Debug)]
-pub struct Lease {
-    server: Arc<Server>,
-    /// Blocks of the prompt that the server was thought to hold.
-    pub thought: usize,
-    /// Its prompt may be found in the KV cache.
-    pub reuses: bool,
-    /// It is the one request that tries a server whose breaker is half open.
-    is_trial: bool,
-}
-
-impl Lease {
-    pub fn server(&self) -> &Arc<Server> {
-        &self.server
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.server.exit();
-        if self.is_trial {
-            self.server.end_trial();
-        }
-        self.server.dispatch();
-    }
 }
 
 impl Upstream {
@@ -163,53 +76,123 @@ impl Upstream {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Where a request for a model can go.
+    fn lane(&self, model: Option<&str>, slot: bool) -> Lane {
+        Lane { model: self.servers.iter().find_map(|server| server.routed(model)), slot }
+    }
+
     /// Gives a request a server with a free slot, or a place in the queue.
     pub fn enter(self: &Arc<Self>, errand: Errand<'_>) -> Result<Entry, Turned> {
+        let lane = self.lane(errand.model, errand.slot);
         let mut line = self.line();
         if !self.servers.iter().any(|server| server.takes_requests()) {
             return Err(Turned::Away);
         }
-        if line.queue.len() == 0
-            && let Some(lease) = self.pick(&mut line.prefixes, errand.prompt, errand.tenant, errand.tie)
+        let waiting = line.queue.len();
+        let full = waiting >= self.spec.queue.waiting_max as usize;
+        // A queue that is full of those who wait for one model keeps nobody from another that is there.
+        if (waiting == 0 || (full && lane.model.is_some() && !line.queue.has(&lane)))
+            && let Some(lease) =
+                self.pick(&mut line.prefixes, &lane, errand.prompt, errand.tenant, errand.tie)
         {
             return Ok(Entry::Lease(lease));
         }
-        if line.queue.len() >= self.spec.queue.waiting_max as usize {
+        if full {
             return Err(Turned::Full { likely: self.likely(&line) });
         }
         let (teller, told) = oneshot::channel();
         let waiter = Waiter { prompt: Arc::clone(errand.prompt), tenant: errand.tenant, teller };
-        let spot = line.queue.join(errand.key, errand.priority, errand.cost, waiter);
+        let spot = line.queue.join(&lane, errand.key, errand.priority, errand.cost, errand.now, waiter);
         drop(line);
         // A slot may have become free in between, or a server have come up: nobody else would tell.
         self.dispatch();
         Ok(Entry::Wait(Wait { upstream: Arc::clone(self), spot, told }))
     }
 
-    /// Gives free slots to whoever is next. Call it after whatever may have made one free.
+    /// Gives free slots to whoever is next of those that can go. Call it after whatever may have made one free.
     pub fn dispatch(self: &Arc<Self>) {
-        loop {
-            let mut line = self.line();
-            if line.queue.len() == 0 {
-                return;
-            }
-            let away = !self.servers.iter().any(|server| server.takes_requests());
-            if !away && !self.servers.iter().any(|server| server.takes_requests() && server.has_room()) {
-                return;
-            }
-            let Some(Waiter { prompt, tenant, .. }) = line.queue.first() else { return };
-            let (prompt, tenant) = (Arc::clone(prompt), *tenant);
-            let given = match self.pick(&mut line.prefixes, &prompt, tenant, fastrand::usize(..)) {
-                Some(lease) => Ok(lease),
-                None if away => Err(Turned::Away),
-                // Another upstream of the same server has got it, and will tell when it is free again.
-                None => return,
-            };
-            let next = line.queue.next();
-            drop(line);
-            // Whoever has left meanwhile drops it: the slot is free for the next.
-            let _ = next.map(|waiter| waiter.teller.send(given));
+        while self.dispatch_one() {}
+        let line = self.line();
+        if line.queue.lanes().any(|(lane, ..)| lane.model.is_some()) {
+            self.servers.iter().for_each(|server| server.ring());
         }
+    }
+
+    /// It looks at the first of each lane and no further: at twice as many as routers have models, and one.
+    fn dispatch_one(self: &Arc<Self>) -> bool {
+        let mut guard = self.line();
+        let line = &mut *guard;
+        let away = !self.servers.iter().any(|server| server.takes_requests());
+        let mut given = None;
+        for (lane, waiter) in line.queue.heads() {
+            if away {
+                given = Some((lane.clone(), Err(Turned::Away)));
+                break;
+            }
+            // Where another upstream of the same server has got it, that will tell when it is free again.
+            let tie = fastrand::usize(..);
+            if let Some(lease) = self.pick(&mut line.prefixes, lane, &waiter.prompt, waiter.tenant, tie) {
+                given = Some((lane.clone(), Ok(lease)));
+                break;
+            }
+        }
+        let Some((lane, given)) = given else { return false };
+        let next = line.queue.next(&lane);
+        drop(guard);
+        // Whoever has left meanwhile drops it: the slot is free for the next.
+        next.is_some_and(|waiter| {
+            let _ = waiter.teller.send(given);
+            true
+        })
+    }
+
+    /// Takes out a request that waits no longer.
+    pub(super) fn leave(&self, spot: &Spot) {
+        self.line().queue.leave(spot);
+        if spot.lane().model.is_some() {
+            // Nobody may wait for that model any more.
+            self.servers.iter().for_each(|server| server.ring());
+        }
+    }
+
+    /// The models that requests here wait for and that a router has not loaded.
+    pub(super) fn wanted_of(&self, router: &Server) -> Vec<Wanted> {
+        let line = self.line();
+        let others = || {
+            self.servers
+                .iter()
+                .filter(|other| !std::ptr::eq(other.as_ref(), router) && other.takes_requests())
+        };
+        let wanted = |(lane, _, since): (&Lane, usize, Duration)| {
+            let id = router.routed(lane.model.as_deref()).filter(|id| !router.residents.is_resident(id))?;
+            let has = |other: &Arc<Server>| match other.routed(lane.model.as_deref()) {
+                Some(id) => other.residents.is_resident(&id),
+                None => !other.is_router(),
+            };
+            Some(Wanted { id, since, elsewhere: others().any(has) })
+        };
+        line.queue.lanes().filter_map(wanted).collect()
+    }
+
+    /// Takes it on that a router loads a model that requests here wait for, unless another is about to.
+    pub(super) fn claim(&self, router: &Server, id: &str) -> bool {
+        let line = self.line();
+        let waits =
+            line.queue.lanes().any(|(lane, ..)| router.routed(lane.model.as_deref()).as_deref() == Some(id));
+        let is_coming =
+            |other: &Arc<Server>| other.routed(Some(id)).is_some_and(|id| other.residents.is_coming(&id));
+        let claimed = waits && !self.servers.iter().any(is_coming);
+        if claimed {
+            router.residents.set_coming(id, true);
+        }
+        claimed
+    }
+
+    /// Requests that wait here for one of a router's models.
+    pub(super) fn waiting_for(&self, router: &Server, id: &str) -> usize {
+        let line = self.line();
+        let of_it = |lane: &Lane| router.routed(lane.model.as_deref()).as_deref() == Some(id);
+        line.queue.lanes().filter(|(lane, ..)| of_it(lane)).map(|(_, len, _)| len).sum()
     }
 
     /// Takes in a request, whatever comes of it: further tries are a share of them.
@@ -250,6 +233,10 @@ impl Upstream {
         line.held = if line.held.is_zero() { took } else { (line.held * 7 + took) / 8 };
     }
 
+    pub(super) fn likely_wait(&self) -> Duration {
+        self.likely(&self.line())
+    }
+
     /// How long it is likely to take until a slot is free for one more.
     fn likely(&self, line: &Line) -> Duration {
         let slots: u32 = self
@@ -262,42 +249,29 @@ impl Upstream {
         line.held.saturating_mul(before) / slots.max(1)
     }
 
-    /// A server for another try, whatever it works on already: one that is up, not among `tried` if another is there.
+    /// A server for another try, whatever it works on already: one that is up and has the model loaded if it is a
+    /// router, not among `tried` if another is there.
     pub fn again(
         self: &Arc<Self>,
+        model: Option<&str>,
         tried: &[Arc<Server>],
-        tenant: Option<Tenant>,
+        tenant: Tenant,
         tie: usize,
     ) -> Option<Lease> {
-        let (chosen, is_trial) = self.another(tried, tenant, tie)?;
-        let reuses = chosen.server.tenancy().admit(tenant);
-        Some(Lease { server: Arc::clone(chosen.server), thought: 0, reuses, is_trial })
-    }
-
-    fn another(
-        &self,
-        tried: &[Arc<Server>],
-        tenant: Option<Tenant>,
-        tie: usize,
-    ) -> Option<(Place<'_>, bool)> {
         let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| Arc::ptr_eq(tried, server));
+        let may_go = |server: &Server| server.takes_requests() && server.has_room(model, false);
         // Another request may become the one that tries a server between the look and the count.
-        self.servers.iter().find_map(|_| {
-            let up: Vec<_> = self.places().filter(|place| place.server.takes_requests()).collect();
+        let chosen = self.servers.iter().find_map(|_| {
+            let up: Vec<_> = self.places().filter(|place| may_go(place.server)).collect();
             let fresh: Vec<_> = up.iter().copied().filter(|place| !is_tried(place.server)).collect();
             let choice = fitting(if fresh.is_empty() { up } else { fresh }, tenant);
             let chosen = match self.spec.balance {
                 Balance::RoundRobin => self.in_turn(&choice)?,
                 Balance::LeastBusy | Balance::Prefix => least_busy(&choice, tie)?,
             };
-            chosen.server.enter().map(|is_trial| (chosen, is_trial))
-        })
-    }
-
-    /// A server for what takes no slot and leaves nothing in a KV cache.
-    pub fn beside(self: &Arc<Self>, tie: usize) -> Option<Lease> {
-        let (chosen, is_trial) = self.another(&[], None, tie)?;
-        Some(Lease { server: Arc::clone(chosen.server), thought: 0, reuses: true, is_trial })
+            lease(chosen, model, false, tenant)
+        });
+        chosen.map(|(_, lease)| lease)
     }
 
     fn places(&self) -> impl Iterator<Item = Place<'_>> {
@@ -311,33 +285,32 @@ impl Upstream {
 
     /// The server with a free slot for a prompt, counted from now on.
     fn pick(
-        self: &Arc<Self>,
+        &self,
         prefixes: &mut Prefixes,
+        lane: &Lane,
         prompt: &Prompt,
-        tenant: Option<Tenant>,
+        tenant: Tenant,
         tie: usize,
     ) -> Option<Lease> {
+        let (model, slot) = (lane.model.as_deref(), lane.slot);
+        let may_go = |server: &Server| server.takes_requests() && server.has_room(model, slot);
         // Another upstream may take the last slot of a server between the look and the count.
         let chosen = self.servers.iter().find_map(|_| {
-            let choice: Vec<_> = self
-                .places()
-                .filter(|place| place.server.takes_requests() && place.server.has_room())
-                .collect();
+            let choice: Vec<_> = self.places().filter(|place| may_go(place.server)).collect();
             let choice = fitting(choice, tenant);
             let chosen = match self.spec.balance {
                 Balance::RoundRobin => self.in_turn(&choice)?,
                 Balance::LeastBusy => least_busy(&choice, tie)?,
                 Balance::Prefix => by_prefix(&choice, prefixes, prompt, tie)?,
             };
-            chosen.server.try_enter().map(|is_trial| (chosen, is_trial))
+            lease(chosen, model, slot, tenant)
         });
-        let (chosen, is_trial) = chosen?;
-        let thought = prefixes.held_of(prompt, chosen.at);
+        let (at, mut lease) = chosen?;
+        lease.thought = prefixes.held_of(prompt, at);
         if self.spec.balance == Balance::Prefix {
-            prefixes.learn(prompt, chosen.at);
+            prefixes.learn(prompt, at);
         }
-        let reuses = chosen.server.tenancy().admit(tenant);
-        Some(Lease { server: Arc::clone(chosen.server), thought, reuses, is_trial })
+        Some(lease)
     }
 
     fn in_turn<'a>(&self, choice: &[Place<'a>]) -> Option<Place<'a>> {
@@ -373,17 +346,18 @@ impl Upstream {
         }
     }
 
-    /// One that is up and works on the least, for a question that takes no slot.
-    pub fn some_server(&self) -> Option<Arc<Server>> {
-        let up = self.servers.iter().filter(|server| server.takes_requests());
+    /// One that is up and works on the least, for a question that takes no slot; a router must have the model loaded.
+    pub fn some_server(&self, model: Option<&str>) -> Option<Arc<Server>> {
+        let may_ask = |server: &&Arc<Server>| server.takes_requests() && server.has_room(model, false);
+        let up = self.servers.iter().filter(may_ask);
         up.min_by_key(|server| server.in_flight()).cloned()
     }
 
-    /// What the servers that are up report of their models, together; `None` while one of them has not been asked.
-    pub fn fingerprint(&self) -> Option<[u8; 32]> {
+    /// What the servers that are up report of a model, together; `None` while one of them has not been asked.
+    pub fn fingerprint(&self, model: Option<&str>) -> Option<[u8; 32]> {
         let up = self.servers.iter().filter(|server| server.is_up());
         let mut prints = up
-            .map(|server| server.report().map(|report| report.fingerprint))
+            .map(|server| server.report().map(|report| report.fingerprint_of(model)))
             .collect::<Option<Vec<_>>>()
             .filter(|prints| !prints.is_empty())?;
         prints.sort_unstable();
@@ -392,9 +366,15 @@ impl Upstream {
     }
 
     pub(super) fn reports(&self, model: &str) -> bool {
-        self.servers
-            .iter()
-            .filter_map(|server| server.report())
-            .any(|report| report.model_ids().any(|id| id == model))
+        self.servers.iter().filter_map(|server| server.report()).any(|report| report.has(model))
     }
+}
+
+/// The place of a server, and a request there.
+fn lease(chosen: Place<'_>, model: Option<&str>, slot: bool, tenant: Tenant) -> Option<(usize, Lease)> {
+    let server = Arc::clone(chosen.server);
+    let routed = server.routed(model);
+    let is_trial = server.enter(routed.as_deref(), slot)?;
+    let reuses = server.tenancy().admit(tenant);
+    Some((chosen.at, Lease { server, routed, thought: 0, reuses, is_trial }))
 }

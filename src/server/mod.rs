@@ -4,6 +4,7 @@ mod drain;
 mod listen;
 mod probe;
 mod reload;
+mod swap;
 mod usage;
 
 use std::sync::Arc;

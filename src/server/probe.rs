@@ -13,7 +13,7 @@ use pingora::services::background::BackgroundService;
 use pingora::{Error, ErrorType, Result};
 use serde_json::Value;
 use tokio::sync::mpsc::{Sender, channel};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::proxy::Gateway;
 use crate::route::{Kind, MODELS, Report, Server, Sign, Slots};
@@ -54,11 +54,12 @@ impl BackgroundService for Prober {
     }
 }
 
-/// The one that looks at a server, in how many upstreams it may stand.
+/// The one that looks at a server, in how many upstreams it may stand, and says what a router loads: so no look is
+/// older than what was done to it.
 #[derive(Clone)]
-struct Probe {
-    gateway: Arc<Gateway>,
-    server: Arc<Server>,
+pub(super) struct Probe {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) server: Arc<Server>,
 }
 
 impl Probe {
@@ -73,17 +74,26 @@ impl Probe {
             Kind::Llama => (Duration::ZERO, REPORT_EVERY),
             Kind::OpenAi => (REPORT_EVERY, REPORT_EVERY_OPENAI),
         };
+        let mut look = Instant::now();
         loop {
-            let pause = if self.server.report().is_none() { again } else { every };
-            if self.is_well().await && asked.is_none_or(|at| at.elapsed() >= pause) {
-                asked = Some(Instant::now());
-                if self.report().await.is_err() {
-                    // It is asked again; until then nothing is answered from what it said before.
-                    self.server.forget_report();
+            if look <= Instant::now() {
+                let every = if self.server.is_router() { Duration::ZERO } else { every };
+                let pause = if self.server.report().is_none() { again } else { every };
+                if self.is_well().await && asked.is_none_or(|at| at.elapsed() >= pause) {
+                    asked = Some(Instant::now());
+                    if self.report().await.is_err() {
+                        // It is asked again; until then nothing is answered from what it said before.
+                        self.server.forget_report();
+                    }
                 }
+                drop(looked.take());
+                look = Instant::now() + self.server.check().every;
             }
-            drop(looked.take());
-            sleep(self.server.check().every).await;
+            let next = self.swap(&mut asked).await.map_or(look, |pause| look.min(Instant::now() + pause));
+            tokio::select! {
+                () = sleep_until(next) => {}
+                () = self.server.rings() => {}
+            }
         }
     }
 
@@ -151,7 +161,7 @@ impl Probe {
     }
 
     /// Asks which models it has.
-    async fn report(&self) -> Result<()> {
+    pub(super) async fn report(&self) -> Result<()> {
         let props = match self.server.kind {
             Kind::Llama => self.json("/props").await?,
             Kind::OpenAi => None,
@@ -160,7 +170,8 @@ impl Probe {
         let report = Report::read(props.as_ref(), models.as_ref());
         report.model_ids().for_each(|id| self.gateway.metrics.know_model(id));
         self.check_slots(props.as_ref(), report.slots);
-        self.server.set_report(report);
+        self.server.set_report(report, self.gateway.clock.now());
+        self.ask_slots().await;
         // It may have more slots than before.
         self.server.dispatch();
         Ok(())
@@ -171,6 +182,8 @@ impl Probe {
         let server = &self.server;
         let why = match (props, slots) {
             _ if server.kind != Kind::Llama || server.spec.slots != Slots::Auto => return,
+            // A router's models have theirs.
+            (Some(props), _) if props["role"] == "router" => return,
             (_, Some(1..)) => {
                 server.is_relief(SLOTS);
                 return;
@@ -189,7 +202,7 @@ impl Probe {
     }
 
     /// A document of the server's; `None` where it serves none. An error, for now, says nothing of either.
-    async fn json(&self, path: &str) -> Result<Option<Value>> {
+    pub(super) async fn json(&self, path: &str) -> Result<Option<Value>> {
         let (status, body) = self.get(path).await?;
         match status {
             StatusCode::OK => Ok(serde_json::from_slice(&body).ok()),

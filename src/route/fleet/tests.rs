@@ -1,9 +1,12 @@
 //! Rules of routing: which upstream, which server, which models are seen.
 
+use std::time::Duration;
+
 use super::*;
+use crate::route::Tenant;
 use crate::route::{
     Balance, Entry, Errand, HealthCheck, Kind, Prompt, QueueBounds, Report, ServerSpec, Sign, Slots,
-    Timeouts, Turned,
+    SwapBounds, Timeouts, Turned,
 };
 
 fn upstream(name: &str, servers: &[&str]) -> UpstreamSpec {
@@ -24,6 +27,7 @@ fn upstream(name: &str, servers: &[&str]) -> UpstreamSpec {
         timeouts: Timeouts::default(),
         retries: 2,
         queue: QueueBounds::default(),
+        swap: SwapBounds::default(),
         streamed: false,
         isolated: false,
     }
@@ -40,7 +44,7 @@ fn rule(pattern: &str, upstream: &str, rename: Option<&str>) -> ModelRule {
 
 fn report(server: &Server, models: &[&str]) {
     let data: Vec<_> = models.iter().map(|id| json!({"id": id, "object": "model"})).collect();
-    server.set_report(Report::read(None, Some(&json!({"data": data}))));
+    server.set_report(Report::read(None, Some(&json!({"data": data}))), Duration::ZERO);
 }
 
 #[test]
@@ -90,18 +94,24 @@ fn callers_see_the_models_they_can_name() {
 fn the_least_busy_server_that_is_up_is_picked_and_returned_on_drop() {
     let fleet = Fleet::new(vec![upstream("a", &["http://one", "http://two"])], Vec::new());
     let group = &fleet.upstreams[0];
-    let first = group.again(&[], None, 0).expect("a server");
-    let second = group.again(&[], None, 0).expect("a server");
+    let first = group.again(None, &[], Tenant::Anybody, 0).expect("a server");
+    let second = group.again(None, &[], Tenant::Anybody, 0).expect("a server");
     assert_ne!(first.server().spec.name, second.server().spec.name);
     drop(first);
     assert_eq!((group.servers[0].in_flight(), group.servers[1].in_flight()), (0, 1));
 
     let tried = [Arc::clone(&group.servers[0])];
-    assert_eq!(group.again(&tried, None, 0).expect("the other").server().spec.name, "http://two");
+    assert_eq!(
+        group.again(None, &tried, Tenant::Anybody, 0).expect("the other").server().spec.name,
+        "http://two"
+    );
     group.servers[1].note(Sign::Fault, 0.0);
-    assert_eq!(group.again(&tried, None, 0).expect("the tried one").server().spec.name, "http://one");
+    assert_eq!(
+        group.again(None, &tried, Tenant::Anybody, 0).expect("the tried one").server().spec.name,
+        "http://one"
+    );
     group.servers[0].note(Sign::Fault, 0.0);
-    assert!(group.again(&[], None, 0).is_none());
+    assert!(group.again(None, &[], Tenant::Anybody, 0).is_none());
 }
 
 #[test]
@@ -113,7 +123,7 @@ fn servers_in_turn_get_their_shares() {
     let group = &fleet.upstreams[0];
     let turn = || {
         group
-            .again(&[], None, 7)
+            .again(None, &[], Tenant::Anybody, 7)
             .map(|lease| lease.server().spec.name.trim_start_matches("http://").to_owned())
     };
     let turns: Vec<_> = (0..8).filter_map(|_| turn()).collect();
@@ -127,16 +137,16 @@ fn servers_in_turn_get_their_shares() {
 fn a_fault_forgets_what_the_server_reported() {
     let fleet = Fleet::new(vec![upstream("a", &["http://one", "http://two"])], Vec::new());
     let group = &fleet.upstreams[0];
-    assert_eq!(group.fingerprint(), None);
+    assert_eq!(group.fingerprint(None), None);
     report(&group.servers[0], &["qwen"]);
-    assert_eq!(group.fingerprint(), None, "one of the two has not been asked");
+    assert_eq!(group.fingerprint(None), None, "one of the two has not been asked");
     report(&group.servers[1], &["qwen"]);
-    let same = group.fingerprint();
+    let same = group.fingerprint(None);
     assert!(same.is_some());
     group.servers[1].note(Sign::Fault, 0.0);
-    assert_eq!(group.fingerprint(), same, "the server that is down does not count");
+    assert_eq!(group.fingerprint(None), same, "the server that is down does not count");
     group.servers[1].note(Sign::GoodProbe, 0.0);
-    assert_eq!(group.fingerprint(), None, "it may have come back as another");
+    assert_eq!(group.fingerprint(None), None, "it may have come back as another");
 }
 
 #[test]
@@ -147,7 +157,17 @@ fn one_url_in_two_upstreams_is_one_server() {
     assert_eq!((fleet.servers.len(), fleet.places().count()), (1, 2));
     let [a, b] = [&fleet.upstreams[0], &fleet.upstreams[1]];
     let prompt = Prompt::default();
-    let errand = Errand { prompt: &prompt, key: "alice", tenant: None, priority: 0, cost: 1, tie: 0 };
+    let errand = Errand {
+        model: None,
+        slot: true,
+        prompt: &prompt,
+        key: "alice",
+        tenant: Tenant::Anybody,
+        priority: 0,
+        cost: 1,
+        tie: 0,
+        now: Duration::ZERO,
+    };
     let Ok(Entry::Lease(lease)) = a.enter(errand) else { panic!("its slot is free") };
     let Ok(Entry::Wait(mut waits)) = b.enter(errand) else { panic!("the one slot is taken") };
     let Ok(Entry::Wait(mut waits_too)) = a.enter(errand) else { panic!("the one slot is taken") };
@@ -204,15 +224,18 @@ fn the_last_server_stays_and_a_trial_is_one_request() {
     one.pause_ends(opening);
     assert!(!group.has_another(two), "one that is on trial is no other");
     let tried = [Arc::clone(two)];
-    let trial = group.again(&tried, None, 0).expect("the trial");
+    let trial = group.again(None, &tried, Tenant::Anybody, 0).expect("the trial");
     assert_eq!(trial.server().spec.name, "http://one");
     assert_eq!(
-        group.again(&tried, None, 0).expect("the other").server().spec.name,
+        group.again(None, &tried, Tenant::Anybody, 0).expect("the other").server().spec.name,
         "http://two",
         "one at a time"
     );
     drop(trial);
-    assert_eq!(group.again(&tried, None, 0).expect("a trial again").server().spec.name, "http://one");
+    assert_eq!(
+        group.again(None, &tried, Tenant::Anybody, 0).expect("a trial again").server().spec.name,
+        "http://one"
+    );
     assert!(group.keep_one().is_empty(), "the other is there");
     two.note(Sign::NotReady, 0.0);
     assert_eq!(group.keep_one().len(), 1);
