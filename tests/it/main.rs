@@ -32,6 +32,7 @@ mod fallback;
 mod route;
 mod queue;
 mod servers;
+mod router;
 mod cors;
 mod observe;
 mod usage;

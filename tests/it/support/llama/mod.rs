@@ -4,6 +4,7 @@
 //! silent, cut an event in two, die in mid-answer or answer garbage, and then ask what it has seen: every request
 //! whole, how many it finished, and when a peer left before the end. It runs no model: an answer's text is its words.
 
+mod router;
 mod script;
 mod shapes;
 mod serve;
@@ -61,6 +62,7 @@ struct Stage {
     script: Mutex<Arc<Script>>,
     /// One permit lets one held step go on.
     gate: Semaphore,
+    router: Arc<router::Router>,
     seen: Mutex<Seen>,
 }
 
@@ -87,6 +89,7 @@ impl Llama {
         let stage = Arc::new(Stage {
             script: Mutex::new(Arc::new(script)),
             gate: Semaphore::new(0),
+            router: Arc::default(),
             seen: Mutex::default(),
         });
         let llama = Self { address, stage, accepting: Mutex::default() };
@@ -170,6 +173,21 @@ impl Llama {
     /// The latest request of a caller.
     pub(crate) fn last(&self) -> Received {
         self.seen(|seen| seen.requests.last().cloned()).expect("no request has arrived")
+    }
+
+    /// The models that a router has loaded, in turn.
+    pub(crate) fn loads(&self) -> Vec<String> {
+        self.stage.router.loads()
+    }
+
+    /// Those that it was told to unload.
+    pub(crate) fn unloads(&self) -> Vec<String> {
+        self.stage.router.unloads()
+    }
+
+    /// Those that it unloaded by its own choice.
+    pub(crate) fn evictions(&self) -> Vec<String> {
+        self.stage.router.evictions()
     }
 
     fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {

@@ -1,6 +1,7 @@
 //! How a scripted server answers, said in one line.
 
 use super::Llama;
+use super::router::RouterScript;
 
 /// How an answer's end is told, truthfully or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,7 @@ pub(crate) struct Script {
     pub(super) props_body: Option<String>,
     pub(super) tls: bool,
     pub(super) base: Option<&'static str>,
+    pub(super) router: Option<RouterScript>,
 }
 
 /// A healthy server that answers everything with "Hello".
@@ -81,6 +83,7 @@ pub(crate) fn scripted() -> Script {
         props_body: None,
         tls: false,
         base: None,
+        router: None,
     }
 }
 
@@ -270,5 +273,43 @@ impl Script {
     pub(crate) fn api_key(mut self, key: &str) -> Self {
         self.api_key = Some(key.to_owned());
         self
+    }
+
+    /// It is a router of these models, so many of which it has loaded at once.
+    pub(crate) fn routes<const N: usize>(mut self, models: [&str; N], loaded_max: usize) -> Self {
+        self.router = Some(RouterScript {
+            models: models.map(str::to_owned).to_vec(),
+            loaded_max,
+            slots: Some(2),
+            keeps_all: false,
+            works_elsewhere: false,
+            autoloads: true,
+        });
+        self
+    }
+
+    fn router(mut self, change: impl FnOnce(&mut RouterScript)) -> Self {
+        change(self.router.as_mut().expect("a router"));
+        self
+    }
+
+    /// The command lines of its models do not say their slots; each says 2 once it is loaded.
+    pub(crate) fn tells_no_slots(self) -> Self {
+        self.router(|router| router.slots = None)
+    }
+
+    /// It unloads nothing.
+    pub(crate) fn keeps_all(self) -> Self {
+        self.router(|router| router.keeps_all = true)
+    }
+
+    /// Its models work for somebody else too.
+    pub(crate) fn works_elsewhere(self) -> Self {
+        self.router(|router| router.works_elsewhere = true)
+    }
+
+    /// It says that it loads nothing by itself.
+    pub(crate) fn loads_nothing(self) -> Self {
+        self.router(|router| router.autoloads = false)
     }
 }

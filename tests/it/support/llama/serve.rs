@@ -81,9 +81,22 @@ impl Connection {
             // What the gateway asks for itself has no request id of a caller's.
             let counting = request.path() == "/tokenize" || request.path().ends_with("_tokens");
             let counts = counting && request.method() == "POST" && request.header("x-request-id").is_none();
-            let probe = request.method() != "POST" || counts;
+            let unloads = request.path() == "/models/unload";
+            let probe = request.method() != "POST" || counts || unloads;
             let number = self.note(&request, probe);
-            let (answer, script) = if counts {
+            let body = || serde_json::from_slice::<Value>(&request.body).unwrap_or_default();
+            let model = || body()["model"].as_str().unwrap_or_default().to_owned();
+            let router = &self.stage.router;
+            let routes = script.router.as_ref().filter(|_| request.method() == "POST" && !unloads);
+            let at_work = routes.map(|script| router.enter(&model(), script));
+            let (answer, script) = if let Some(script) = script.router.as_ref().filter(|_| unloads) {
+                let (status, answer) = router.unload(&model(), script);
+                (json(status, answer.to_string()), super::scripted())
+            } else if let Some(told) =
+                script.router.as_ref().filter(|_| probe).and_then(|it| router.about(request.target(), it))
+            {
+                (json(200, told.to_string()), super::scripted())
+            } else if counts {
                 let holds = script.holds_counts;
                 (
                     count(&request, &script),
@@ -98,6 +111,7 @@ impl Connection {
                 (answer(&request, &script, number), Script::clone(&script))
             };
             let kept = self.perform(&request, &answer, &script).await;
+            drop(at_work);
             if !probe {
                 let mut seen = self.stage.seen.lock().expect("not poisoned");
                 match kept {
