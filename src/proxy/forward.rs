@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use http::{Method, header};
@@ -118,15 +119,21 @@ async fn queued(
     mut wait: Wait,
     wait_max: Duration,
 ) -> Result<Result<Lease, Turned>, Stop> {
-    tokio::select! {
-        biased;
-        lease = wait.lease() => Ok(lease),
-        gone = session.downstream_session.read_body_or_idle(true) => {
-            let gone = gone.err().unwrap_or_else(|| Error::new(ErrorType::ConnectionClosed));
-            Err(Stop::Left(gone.into_down()))
-        }
-        () = tokio::time::sleep(wait_max) => {
-            Err(Refusal::QueueTimeout { waited: wait_max, retry_after: wait.likely() }.into())
+    let mut over = pin!(tokio::time::sleep(wait_max));
+    let mut patience = pin!(tokio::time::sleep(wait.patience().unwrap_or(wait_max)));
+    loop {
+        let is_patient = wait.patience().is_some();
+        tokio::select! {
+            biased;
+            lease = wait.lease() => return Ok(lease),
+            gone = session.downstream_session.read_body_or_idle(true) => {
+                let gone = gone.err().unwrap_or_else(|| Error::new(ErrorType::ConnectionClosed));
+                return Err(Stop::Left(gone.into_down()));
+            }
+            () = &mut over => {
+                return Err(Refusal::QueueTimeout { waited: wait_max, retry_after: wait.likely() }.into());
+            }
+            () = &mut patience, if is_patient => wait.lose_patience(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Afterwards: counted, and written down as one line.
 
+use std::time::Duration;
+
 use crate::config::LogFormat;
 use crate::observe::{ANYBODY, CacheOutcome, Ended, Line, milliseconds};
 use crate::store::{Counts, Use};
@@ -106,6 +108,10 @@ fn learn(ctx: &Context, usage: &Usage) {
     if let (Some(cached), Some(prompt)) = (usage.cached_prompt_tokens, usage.prompt_tokens.filter(|n| *n > 0))
     {
         let part = cached as f64 / prompt as f64;
+        let took = usage.prefill_ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok());
+        if let Some(took) = took {
+            job.resolved.upstream.note_read(&job.prompt, 1.0 - part, took);
+        }
         job.resolved.upstream.note_reused(server, &job.prompt, ctx.route.thought, part);
     }
 }

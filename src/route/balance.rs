@@ -48,7 +48,7 @@ pub(super) fn by_prefix<'a>(
     let best =
         holding.max_by(|(one, a), (other, b)| one.cmp(other).then_with(|| b.load().total_cmp(&a.load())));
     if let Some((blocks, place)) = best
-        && blocks >= MATCH_BLOCKS_LEAST.max(prompt.len() / MATCH_PART)
+        && is_match(blocks, prompt)
     {
         return Some(place);
     }
@@ -57,6 +57,11 @@ pub(super) fn by_prefix<'a>(
     let fewest = idlest.iter().map(held).min_by(f64::total_cmp)?;
     let emptiest: Vec<_> = idlest.into_iter().filter(|place| held(place) <= fewest).collect();
     any(&emptiest, tie)
+}
+
+/// Whether so many blocks of a prompt are worth going where they are.
+pub(super) fn is_match(blocks: usize, prompt: &[u64]) -> bool {
+    blocks >= MATCH_BLOCKS_LEAST.max(prompt.len() / MATCH_PART)
 }
 
 /// Those that no other is less busy than.

@@ -54,6 +54,8 @@ pub enum Entry {
 pub struct Wait {
     pub(super) upstream: Arc<Upstream>,
     pub(super) spot: Spot,
+    /// How long it waits for one server alone.
+    pub(super) patience: Option<Duration>,
     pub(super) told: oneshot::Receiver<Result<Lease, Turned>>,
 }
 
@@ -61,6 +63,17 @@ impl Wait {
     /// Waits for a slot.
     pub async fn lease(&mut self) -> Result<Lease, Turned> {
         (&mut self.told).await.unwrap_or(Err(Turned::Away))
+    }
+
+    /// How long it waits for one server alone, if it does; then say so by [`Self::lose_patience`].
+    pub fn patience(&self) -> Option<Duration> {
+        self.patience
+    }
+
+    /// From now on any server will do.
+    pub fn lose_patience(&mut self) {
+        self.patience = None;
+        self.upstream.widen(&mut self.spot);
     }
 
     /// How long it is likely to take until a slot is free for one more.

@@ -15,8 +15,10 @@ mod felled;
 mod prefix;
 mod balance;
 mod tenancy;
+mod patience;
 mod entry;
 mod upstream;
+mod prompts;
 mod fleet;
 
 pub use addresses::ADDRESSES_MAX;

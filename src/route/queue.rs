@@ -18,10 +18,13 @@ type Place = (Reverse<i32>, u64, u64);
 /// Where a request can go.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Lane {
-    /// The model, where a router knows it: there are as many lanes as routers have models, twice, and one more.
+    /// The model, where a router knows it: there are as many lanes as routers have models, twice, one for each server,
+    /// and one more.
     pub(super) model: Option<Arc<str>>,
     /// Whether it takes a slot.
     pub(super) slot: bool,
+    /// The place of the one server that it waits for, as long as it has patience.
+    pub(super) server: Option<usize>,
 }
 
 /// Requests that wait, each with `T` to be told with.
@@ -79,11 +82,7 @@ impl<T> Queue<T> {
         self.done.insert(key.to_owned(), start.saturating_add(cost.max(1)));
         self.count += 1;
         let place = (Reverse(priority), start, self.count);
-        let empty = || Waiting { places: BTreeMap::new(), since: BTreeMap::new() };
-        let waiting = self.lanes.entry(lane.clone()).or_insert_with(empty);
-        waiting.places.insert(place, told);
-        waiting.since.insert(self.count, now);
-        self.len += 1;
+        self.put(lane, place, now, told);
         Spot(lane.clone(), place)
     }
 
@@ -119,6 +118,28 @@ impl<T> Queue<T> {
         drop(self.take(&spot.0, spot.1));
     }
 
+    /// Lets a request that waits go wherever there is room, in the place that it has.
+    pub(super) fn widen(&mut self, spot: &mut Spot) {
+        let Some(waiting) = self.lanes.get_mut(&spot.0) else { return };
+        let since = waiting.since.get(&spot.1.2).copied();
+        let (now, done) = (self.now, std::mem::take(&mut self.done));
+        let Some((told, since)) = self.take(&spot.0, spot.1).zip(since) else {
+            self.done = done;
+            return;
+        };
+        (self.now, self.done) = (now, done);
+        spot.0.server = None;
+        self.put(&spot.0, spot.1, since, told);
+    }
+
+    fn put(&mut self, lane: &Lane, place: Place, since: Duration, told: T) {
+        let empty = || Waiting { places: BTreeMap::new(), since: BTreeMap::new() };
+        let waiting = self.lanes.entry(lane.clone()).or_insert_with(empty);
+        waiting.places.insert(place, told);
+        waiting.since.insert(place.2, since);
+        self.len += 1;
+    }
+
     fn take(&mut self, lane: &Lane, place: Place) -> Option<T> {
         let waiting = self.lanes.get_mut(lane)?;
         let told = waiting.places.remove(&place)?;
@@ -146,7 +167,7 @@ impl<T> Waiting<T> {
 mod tests {
     use super::*;
 
-    const ANY: Lane = Lane { model: None, slot: true };
+    const ANY: Lane = Lane { model: None, slot: true, server: None };
 
     fn join(
         queue: &mut Queue<&'static str>,
@@ -164,7 +185,7 @@ mod tests {
 
     #[test]
     fn lanes_keep_the_order_of_all_and_do_not_block_each_other() {
-        let lane = |model: &str| Lane { model: Some(model.into()), slot: true };
+        let lane = |model: &str| Lane { model: Some(model.into()), ..ANY };
         let [a, b] = [lane("a"), lane("b")];
         let mut queue = Queue::default();
         let at = Duration::from_secs;
@@ -185,6 +206,21 @@ mod tests {
         assert_eq!((queue.next(&b), queue.next(&b), queue.has(&b)), (Some("b1"), None, false));
         assert_eq!((queue.next(&a), lanes(&queue)), (Some("a1"), vec![(1, at(3))]));
         assert_eq!((queue.next(&a), queue.len()), (Some("a2"), 0));
+    }
+
+    #[test]
+    fn who_has_no_patience_left_keeps_its_place() {
+        let patient = Lane { server: Some(1), ..ANY };
+        let mut queue = Queue::default();
+        let at = Duration::from_secs;
+        let mut spot = queue.join(&patient, "one", 0, 100, at(1), "patient");
+        queue.widen(&mut spot);
+        assert_eq!((queue.lanes().map(|lane| lane.2).collect::<Vec<_>>(), queue.len()), (vec![at(1)], 1));
+        join(&mut queue, "one", 0, 100, "later");
+        let mut gone = queue.join(&patient, "two", 0, 100, at(2), "gone");
+        queue.leave(&gone);
+        queue.widen(&mut gone);
+        assert_eq!((order(&mut queue, 3), queue.len()), (vec!["patient", "later"], 0));
     }
 
     #[test]

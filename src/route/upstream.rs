@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::balance::{Place, Turns, by_prefix, least_busy};
 use super::entry::{Entry, Errand, Lease, Prompt, Turned, Wait};
+use super::patience::Pace;
 use super::prefix::Prefixes;
 use super::queue::{Lane, Queue, Spot};
 use super::retry::{Grant, RetryBudget};
@@ -16,9 +17,6 @@ use super::server::Server;
 use super::spec::{Balance, UpstreamSpec};
 use super::swap::Wanted;
 use super::tenancy::{Tenant, fitting};
-
-/// Blocks that a server may have reused less than was thought, without consequence: templates and rounding.
-const SLACK_BLOCKS: usize = 4;
 
 #[derive(Debug)]
 pub struct Upstream {
@@ -34,16 +32,17 @@ pub struct Upstream {
 
 /// Who waits, and how long a slot is held on the whole.
 #[derive(Debug, Default)]
-struct Line {
-    queue: Queue<Waiter>,
-    prefixes: Prefixes,
+pub(super) struct Line {
+    pub(super) queue: Queue<Waiter>,
+    pub(super) prefixes: Prefixes,
+    pub(super) pace: Pace,
     /// A moving average.
-    held: Duration,
+    pub(super) held: Duration,
 }
 
 /// Whom to tell, and what of.
 #[derive(Debug)]
-struct Waiter {
+pub(super) struct Waiter {
     prompt: Prompt,
     tenant: Tenant,
     teller: oneshot::Sender<Result<Lease, Turned>>,
@@ -72,26 +71,31 @@ impl Upstream {
         self.plain_until_ms.store(u64::try_from(then.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn line(&self) -> MutexGuard<'_, Line> {
+    pub(super) fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where a request for a model can go.
     fn lane(&self, model: Option<&str>, slot: bool) -> Lane {
-        Lane { model: self.servers.iter().find_map(|server| server.routed(model)), slot }
+        Lane { model: self.servers.iter().find_map(|server| server.routed(model)), slot, server: None }
     }
 
     /// Gives a request a server with a free slot, or a place in the queue.
     pub fn enter(self: &Arc<Self>, errand: Errand<'_>) -> Result<Entry, Turned> {
-        let lane = self.lane(errand.model, errand.slot);
+        let mut lane = self.lane(errand.model, errand.slot);
         let mut line = self.line();
         if !self.servers.iter().any(|server| server.takes_requests()) {
             return Err(Turned::Away);
         }
         let waiting = line.queue.len();
         let full = waiting >= self.spec.queue.waiting_max as usize;
+        let patience = if full { None } else { self.patience(&line, &lane, &errand) };
+        if let Some((server, _)) = patience {
+            lane.server = Some(server);
+        }
         // A queue that is full of those who wait for one model keeps nobody from another that is there.
-        if (waiting == 0 || (full && lane.model.is_some() && !line.queue.has(&lane)))
+        if (line.queue.lanes().all(|(lane, ..)| lane.server.is_some())
+            || (full && lane.model.is_some() && !line.queue.has(&lane)))
             && let Some(lease) =
                 self.pick(&mut line.prefixes, &lane, errand.prompt, errand.tenant, errand.tie)
         {
@@ -106,7 +110,8 @@ impl Upstream {
         drop(line);
         // A slot may have become free in between, or a server have come up: nobody else would tell.
         self.dispatch();
-        Ok(Entry::Wait(Wait { upstream: Arc::clone(self), spot, told }))
+        let patience = patience.map(|(_, patience)| patience);
+        Ok(Entry::Wait(Wait { upstream: Arc::clone(self), spot, patience, told }))
     }
 
     /// Gives free slots to whoever is next of those that can go. Call it after whatever may have made one free.
@@ -274,7 +279,7 @@ impl Upstream {
         chosen.map(|(_, lease)| lease)
     }
 
-    fn places(&self) -> impl Iterator<Item = Place<'_>> {
+    pub(super) fn places(&self) -> impl Iterator<Item = Place<'_>> {
         let weights = self.spec.servers.iter().map(|spec| spec.weight);
         self.servers.iter().zip(weights).enumerate().map(|(at, (server, weight))| Place {
             at,
@@ -294,9 +299,14 @@ impl Upstream {
     ) -> Option<Lease> {
         let (model, slot) = (lane.model.as_deref(), lane.slot);
         let may_go = |server: &Server| server.takes_requests() && server.has_room(model, slot);
+        // One that is away is not waited for.
+        let only = lane.server.filter(|at| self.servers[*at].takes_requests());
         // Another upstream may take the last slot of a server between the look and the count.
         let chosen = self.servers.iter().find_map(|_| {
-            let choice: Vec<_> = self.places().filter(|place| may_go(place.server)).collect();
+            let choice: Vec<_> = self
+                .places()
+                .filter(|place| only.is_none_or(|only| only == place.at) && may_go(place.server))
+                .collect();
             let choice = fitting(choice, tenant);
             let chosen = match self.spec.balance {
                 Balance::RoundRobin => self.in_turn(&choice)?,
@@ -315,35 +325,6 @@ impl Upstream {
 
     fn in_turn<'a>(&self, choice: &[Place<'a>]) -> Option<Place<'a>> {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner).next(choice)
-    }
-
-    /// Whether it matters where a prompt goes.
-    pub fn minds_prompts(&self) -> bool {
-        self.spec.balance == Balance::Prefix && self.servers.len() > 1
-    }
-
-    fn place_of(&self, server: &Server) -> Option<usize> {
-        self.servers.iter().position(|own| std::ptr::eq(own.as_ref(), server))
-    }
-
-    /// Takes in which part of a prompt, that it was `thought` to hold so many blocks of, a server says it reused.
-    pub fn note_reused(&self, server: &Server, prompt: &Prompt, thought: usize, part: f64) {
-        if let Some(place) = self.place_of(server) {
-            let reused = (part.clamp(0.0, 1.0) * prompt.len() as f64).ceil() as usize;
-            if thought > 2 * reused + SLACK_BLOCKS {
-                // What it has just read it holds now; what it held long before that may be gone as well.
-                let mut line = self.line();
-                line.prefixes.shed(place);
-                line.prefixes.learn(prompt, place);
-            }
-        }
-    }
-
-    /// Takes in that a server was away: what it held is gone.
-    pub fn forget_prompts(&self, server: &Server) {
-        if let Some(place) = self.place_of(server) {
-            self.line().prefixes.forget(place);
-        }
     }
 
     /// One that is up and works on the least, for a question that takes no slot; a router must have the model loaded.

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::support::client::{Caller, Request, post};
 use crate::support::expect::{auth, refused, says_when};
 use crate::support::gateway::{self, Gateway, chat, chat_stream};
-use crate::support::llama::{Llama, scripted};
+use crate::support::llama::{Llama, Script, scripted};
 
 async fn one_slot(yaml: &str, upstream: &str) -> (Llama, Gateway) {
     let llama = scripted().slots(1).holds().start().await;
@@ -188,4 +188,59 @@ async fn a_server_that_says_no_slots_is_taken_as_one_that_does_not_say() {
     let gateway = gateway::before(&llama).start().await;
     let _callers = [gateway.caller().await.ask(chat("1")).await, gateway.caller().await.ask(chat("2")).await];
     eventually!(llama.requests() == 2);
+}
+
+/// An answer that says how long its whole prompt took to read.
+fn read_in(ms: u64) -> Script {
+    let usage =
+        r#""usage":{"prompt_tokens":100,"completion_tokens":2,"prompt_tokens_details":{"cached_tokens":0}}"#;
+    let timings = format!(
+        r#""timings":{{"cache_n":0,"prompt_n":100,"prompt_ms":{ms},"predicted_n":2,"predicted_ms":1}}"#
+    );
+    scripted().slots(1).answers(format!(r#"{{"choices":[],{usage},{timings}}}"#))
+}
+
+/// The turns of one conversation, each of which begins with some 5 KiB.
+fn turn(number: u32) -> Request {
+    let system = "the harbour and its lighthouse ".repeat(160);
+    chat(&format!("{system}{number}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_waits_for_its_busy_server_where_that_costs_less_than_reading_it_again() {
+    let (one, two) = (read_in(60_000).start().await, read_in(60_000).start().await);
+    let gateway = gateway::before_urls(&[&one.url(), &two.url()]).upstream("balance: prefix").start().await;
+    eventually!(gateway.scrape().await.sum("ai_gateway_server_slots", &[]) == 2.0);
+    assert_eq!(gateway.send(turn(1)).await.status, 200);
+    let (own, other) = if one.requests() == 1 { (&one, &two) } else { (&two, &one) };
+    own.becomes(read_in(60_000).holds());
+    let second = gateway.caller().await.ask(turn(2)).await;
+    eventually!(own.requests() == 2);
+    let third = gateway.caller().await.ask(turn(3)).await;
+    eventually!(gateway.stats().await["queue"] == 1);
+    // Nobody else waits for it: what begins otherwise goes where there is room.
+    assert_eq!((gateway.chat("something else").await.status, other.requests()), (200, 1));
+    own.release();
+    assert_eq!(second.answering("POST").await.finish().await.0.status, 200);
+    own.release();
+    assert_eq!(third.answering("POST").await.finish().await.0.status, 200);
+    assert_eq!((own.requests(), other.requests()), (3, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patience_has_an_end() {
+    let (one, two) = (read_in(300).start().await, read_in(300).start().await);
+    let gateway = gateway::before_urls(&[&one.url(), &two.url()]).upstream("balance: prefix").start().await;
+    eventually!(gateway.scrape().await.sum("ai_gateway_server_slots", &[]) == 2.0);
+    assert_eq!(gateway.send(turn(1)).await.status, 200);
+    let (own, other) = if one.requests() == 1 { (&one, &two) } else { (&two, &one) };
+    own.becomes(read_in(300).holds());
+    let held = gateway.caller().await.ask(turn(2)).await;
+    eventually!(own.requests() == 2);
+    let answer = gateway.send(turn(3)).await;
+    let line = gateway.line_of(answer.request_id()).await;
+    assert_eq!((answer.status, own.requests(), other.requests()), (200, 2, 1));
+    let waited = line.fields["queue_ms"].as_f64().unwrap_or_default();
+    assert!((150.0..3000.0).contains(&waited), "no longer than reading it takes: {line:?}");
+    drop(held);
 }
