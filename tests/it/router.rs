@@ -64,9 +64,11 @@ async fn its_models_are_found_and_told() {
     eventually!(row(&gateway, "alpha").await["state"] == "loaded");
     let expected = json!({"model": "beta", "state": "loaded", "in_flight": 0, "slots": 2, "waiting": 0});
     eventually!(row(&gateway, "beta").await == expected);
+    let again = async || gateway.send(ask("alpha", "hi")).await.cache() == "hit";
+    eventually!(again().await, "its answers are kept whatever is loaded");
     assert!(!gateway.stderr().contains("unknown number of slots"), "{}", gateway.stderr());
     assert_eq!(gateway.send(ask("gamma", "hi")).await.status, 200);
-    assert_eq!(gateway.send(ask("alpha", "hi")).await.cache(), "hit", "its answers stay its own");
+    assert!(again().await, "they stay as it goes");
     assert_eq!((llama.unloads(), llama.evictions().len()), (vec!["alpha".to_owned()], 0));
 }
 
@@ -107,6 +109,8 @@ async fn a_model_at_work_is_not_unloaded_under_its_callers() {
     let tokens = post("/tokenize").json(&json!({"model": "gamma", "content": "x"}));
     let counted = gateway.caller().await.ask(tokens).await;
     waiting(&gateway, 2.0).await;
+    let looks = llama.looks();
+    eventually!(llama.looks() > looks + 3, "it goes on being asked, and there is nothing to be done");
     assert_eq!(llama.loads(), ["alpha", "beta"]);
     llama.release();
     answered([alpha]).await;
@@ -118,17 +122,21 @@ async fn a_model_at_work_is_not_unloaded_under_its_callers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks_for_a_model_that_is_loaded_does_not_wait_for_others() {
-    let script = scripted().routes(MODELS, 1).holds();
-    let (llama, gateway) = before(script, &format!("queue: {{waiting: 1, wait: 60s}}, {AT_EASE}")).await;
-    let alpha = asks(&gateway, "alpha", "1").await;
+    let script = scripted().routes(MODELS, 1).slots_each(3).holds();
+    let (llama, gateway) = before(script, &format!("queue: {{waiting: 2, wait: 60s}}, {AT_EASE}")).await;
+    let first = asks(&gateway, "alpha", "1").await;
     eventually!(llama.requests() == 1);
     let gamma = asks(&gateway, "gamma", "2").await;
     waiting(&gateway, 1.0).await;
     let second = asks(&gateway, "alpha", "3").await;
-    eventually!(llama.requests() == 2, "the queue is full, but not of those who wait for this one");
-    refused(&gateway.send(ask("beta", "4")).await, 503, "queue_full");
+    eventually!(llama.requests() == 2, "there is room in the queue, and it goes by");
+    let beta = asks(&gateway, "beta", "4").await;
+    waiting(&gateway, 2.0).await;
+    let third = asks(&gateway, "alpha", "5").await;
+    eventually!(llama.requests() == 3, "the queue is full, but not of those who wait for this one");
+    refused(&gateway.send(ask("beta", "6")).await, 503, "queue_full");
     llama.release_all();
-    answered([alpha, second, gamma]).await;
+    answered([first, second, third, gamma, beta]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,6 +229,13 @@ async fn two_routers_load_a_model_once_for_one_request() {
     let mut loads = [one.loads(), two.loads()].concat();
     loads.sort();
     assert_eq!((loads, swaps(&gateway).await), (vec!["alpha".into(), "beta".into()], 0.0));
+    for model in ["gamma", "alpha", "beta", "gamma"] {
+        answered([asks(&gateway, model, "again").await]).await;
+    }
+    let looks = one.looks() + two.looks();
+    eventually!(one.looks() + two.looks() > looks + 6, "they are asked, and there is nothing to be done");
+    let unloads = [one.unloads(), two.unloads()].concat();
+    assert_eq!(unloads.len(), [one.loads(), two.loads()].concat().len() - 2, "one goes for each that comes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -185,9 +185,14 @@ impl Llama {
         self.stage.router.unloads()
     }
 
-    /// Those that it unloaded by its own choice.
+    /// Those that it unloaded by its own choice, or under their callers.
     pub(crate) fn evictions(&self) -> Vec<String> {
         self.stage.router.evictions()
+    }
+
+    /// How often it was asked for its models.
+    pub(crate) fn looks(&self) -> usize {
+        self.seen(|seen| seen.probes.iter().filter(|probe| probe.path() == "/v1/models").count())
     }
 
     fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {

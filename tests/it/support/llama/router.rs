@@ -73,8 +73,11 @@ impl Router {
         let Some(at) = loaded.models.iter().position(|(id, _)| id == model) else {
             return (400, json!({"error": {"code": 400, "message": "model is not running"}}));
         };
-        loaded.models.remove(at);
+        let (_, at_work) = loaded.models.remove(at);
         loaded.unloads.push(model.to_owned());
+        if at_work > 0 {
+            loaded.evictions.push(model.to_owned());
+        }
         (200, json!({"success": true}))
     }
 
@@ -123,7 +126,7 @@ impl Router {
         self.loaded().unloads.clone()
     }
 
-    /// What it had to unload by its own choice.
+    /// What it unloaded by its own choice, or under its callers.
     pub(super) fn evictions(&self) -> Vec<String> {
         self.loaded().evictions.clone()
     }

@@ -293,6 +293,11 @@ impl Script {
         self
     }
 
+    /// Each of its models has so many slots.
+    pub(crate) fn slots_each(self, slots: u32) -> Self {
+        self.router(|router| router.slots = Some(slots))
+    }
+
     /// The command lines of its models do not say their slots; each says 2 once it is loaded.
     pub(crate) fn tells_no_slots(self) -> Self {
         self.router(|router| router.slots = None)
