@@ -128,6 +128,11 @@ impl<E> Flight<E> {
         lock(&self.state)
     }
 
+    /// In which its followers expect it to be made.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
     pub fn followers(&self) -> usize {
         self.state().followers
     }
@@ -247,7 +252,7 @@ pub struct News<E> {
 impl<E: Clone> Follower<E> {
     /// In which the answer is being made.
     pub fn form(&self) -> Form {
-        self.flight.form
+        self.flight.form()
     }
 
     /// All that was made, in one piece: of use once it has landed whole.

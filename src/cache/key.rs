@@ -101,6 +101,19 @@ pub fn only(key: &Key, form: Form) -> Key {
     hash.0.finalize().into()
 }
 
+/// The key of the same answer in the making, where these others may make it instead: who may not have theirs joins a
+/// flight that they are no part of.
+pub fn among<'a>(key: &Key, others: impl Iterator<Item = &'a str>) -> Key {
+    let mut others = others.peekable();
+    if others.peek().is_none() {
+        return *key;
+    }
+    let mut hash = Hasher(Sha256::new());
+    hash.part(b"among", Some(key));
+    others.for_each(|other| hash.part(b"other", Some(other.as_bytes())));
+    hash.0.finalize().into()
+}
+
 struct Hasher(Sha256);
 
 impl Hasher {

@@ -15,7 +15,7 @@ pub use control::Control;
 pub use entry::{Answer, Entry, Recording, Worth};
 pub use flight::{Boarding, Flight, Flights, Follower, Head, Landing, Leader, News};
 pub use form::{Dialect, Form};
-pub use key::{Key, Question, only};
+pub use key::{Key, Question, among, only};
 pub use policy::{Answers, CachePolicy, Scope};
 pub use purge::{Purge, Purges};
 pub use store::{Holding, Store};

@@ -9,7 +9,7 @@ use pingora_proxy::Session;
 use tokio::task::spawn_blocking;
 
 use crate::cache::render::render;
-use crate::cache::{Boarding, Control, Dialect, Entry, Follower, Form, Landing};
+use crate::cache::{Boarding, Control, Dialect, Entry, Follower, Form, Landing, among};
 use crate::observe::CacheOutcome;
 
 use super::admit::Verdict;
@@ -85,7 +85,11 @@ async fn seek(gateway: &Gateway, ctx: &mut Context, job: Job, control: Control) 
         let boarding = match look_up() {
             Some(entry) => Boarding::Fresh(entry),
             None if control.only_if_cached => return Err(Refusal::NotCached),
-            None => gateway.flights.board(keep.key, keep.made, look_up),
+            None => {
+                // Keys that may use other fallbacks would get each other's answers and failures.
+                let others = job.fallbacks.iter().filter_map(|fallback| fallback.name.as_deref());
+                gateway.flights.board(among(&keep.key, others), keep.made, look_up)
+            }
         };
         match boarding {
             Boarding::Fresh(entry) => {
@@ -125,6 +129,9 @@ pub(super) async fn ask_again(
     let Aboard { follower, keep, job, age_max } = aboard;
     drop(follower);
     ctx.guards.follows = None;
+    // Whoever made the answer instead makes this one no more.
+    ctx.asked.model = job.resolved.on_server().map(str::to_owned);
+    ctx.asked.upstream = Some(job.resolved.upstream.spec.name.clone());
     let keep = match why {
         Again::Declined => job.keep,
         Again::Unrendered => Some(keep.only()),

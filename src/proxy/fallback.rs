@@ -3,6 +3,7 @@
 //! was asked for: the request was admitted under them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use http::StatusCode;
 use pingora_proxy::Session;
@@ -14,7 +15,7 @@ use crate::wire::Endpoint;
 
 use super::admit;
 use super::ask::{self, Hit};
-use super::context::{Asked, Context, Job, Missed};
+use super::context::{Asked, Context, Job, Keep, Missed};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::timing::Late;
@@ -105,13 +106,18 @@ pub(super) async fn kept(gateway: &Gateway, session: &Session, ctx: &mut Context
     let control = admit::cache_control(session);
     let keep = ctx.job.as_ref()?.keep.filter(|_| !control.no_cache)?;
     let entry = gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max)?;
-    let hit = ask::hit(gateway, entry, keep).await?;
+    let hit = ask::hit(gateway, Arc::clone(&entry), keep).await?;
     if let Some(leader) = &ctx.leads {
-        let instead = instead(ctx);
-        leader.head(Head { status: StatusCode::OK, content_type: hit.content_type.clone(), instead });
-        leader.push(&hit.body);
+        // Its followers expect it in the form that the flight makes, which may be another than its leader asked for.
+        let made = ask::hit(gateway, entry, Keep { form: leader.flight().form(), ..keep }).await;
+        if let Some(made) = &made {
+            let (status, instead) = (StatusCode::OK, instead(ctx));
+            leader.head(Head { status, content_type: made.content_type.clone(), instead });
+            leader.push(&made.body);
+        }
+        // Where it has none, they look for themselves.
+        ctx.land(if made.is_some() { Landing::Whole } else { Landing::Declined(None) });
     }
-    ctx.land(Landing::Whole);
     ctx.job = None;
     ctx.flight = None;
     ctx.asked.cache = CacheOutcome::Hit;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Request, post};
+use crate::support::client::{Answer, Request, post};
 use crate::support::expect::{auth, refused};
 use crate::support::gateway::{self, Gateway, UNPROBED};
 use crate::support::llama::{Llama, scripted};
@@ -188,4 +188,72 @@ async fn a_plain_answer_that_is_made_of_a_stream_falls_back_before_it_has_begun_
     one.becomes(scripted().dies_after(1));
     refused(&gateway.send(ask("large", "cut")).await, 502, "upstream_error");
     assert_eq!(two.requests(), 1);
+}
+
+/// Two callers of one question wait for the one slot of its model, and are told after a while: then `first` falls back.
+async fn wait_in_vain(gateway: &Gateway, one: &Llama, first: Request, second: Request) -> [Answer; 2] {
+    let busy = gateway.caller().await.ask(ask("large", "first")).await;
+    eventually!(one.requests() == 1);
+    let leader = gateway.caller().await.ask(first).await;
+    eventually!(gateway.stats().await["queue"] == 1);
+    let second = gateway.send(second).await;
+    let (first, _) = leader.answering("POST").await.finish().await;
+    one.release_all();
+    assert_eq!(busy.answering("POST").await.finish().await.0.status, 200);
+    [first, second]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_use_a_fallback_does_not_get_its_answer_from_another_key_nor_keeps_it_from_that() {
+    let keys = auth(&[("alice", "sk-alice", ""), ("bob", "sk-bob", "models: [large]")]);
+    let rest = keys + "cache: {scope: gateway}\n";
+    for alice_leads in [true, false] {
+        let (one, two) = (scripted().slots(1).holds().start().await, scripted().start().await);
+        let gateway = before_two(&one, &two, ", queue: {wait: 1s}", "", &rest).await;
+        let [alice, bob] = ["sk-alice", "sk-bob"].map(|key| ask_unnamed("large", "both").key(key));
+        let (first, second) = if alice_leads { (alice, bob) } else { (bob, alice) };
+        let mut answers = wait_in_vain(&gateway, &one, first, second).await;
+        if !alice_leads {
+            answers.reverse();
+        }
+        assert_eq!(answers[0].status, 200, "{answers:?}");
+        refused(&answers[1], 503, "queue_timeout");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_gets_a_kept_answer_in_the_form_that_it_asked_for() {
+    let (one, two) = (scripted().slots(1).holds().start().await, scripted().start().await);
+    let gateway = before_two(&one, &two, ", streamed: always, queue: {wait: 1s}", "", "").await;
+    assert_eq!(gateway.send(ask("secret", "both")).await.status, 200);
+    let stream = json!({"model": "large", "messages": [{"role": "user", "content": "both"}], "stream": true,
+        "stream_options": {"include_usage": true}});
+    let stream = post("/v1/chat/completions").json(&stream);
+    let [leader, follower] = wait_in_vain(&gateway, &one, ask("large", "both"), stream).await;
+    assert_eq!((leader.status, leader.cache(), follower.cache()), (200, "hit", "shared"));
+    assert_eq!(follower.header("content-type"), Some("text/event-stream"), "{follower:?}");
+    assert!(follower.text().ends_with("data: [DONE]\n\n"), "{follower:?}");
+    assert_eq!(two.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_use_a_fallbacks_answer_asks_for_its_own_model_and_is_written_down_as_that() {
+    let (one, two) = (scripted().slots(1).holds().start().await, scripted());
+    let two = two.answers(r#"{"odd": 1}"#).slow_start().start().await;
+    let gateway = before_two(&one, &two, ", queue: {wait: 200ms}", "", "").await;
+    let busy = gateway.caller().await.ask(ask("large", "first")).await;
+    eventually!(one.requests() == 1);
+    let leader = gateway.caller().await.ask(ask("large", "both")).await;
+    eventually!(two.requests() == 1);
+    let stream = json!({"model": "large", "messages": [{"role": "user", "content": "both"}], "stream": true});
+    let follower = gateway.caller().await.ask(post("/v1/chat/completions").json(&stream)).await;
+    eventually!(gateway.scrape().await.sum("ai_gateway_flight_followers", &[]) == 1.0);
+    one.release_all();
+    assert_eq!(busy.answering("POST").await.finish().await.0.status, 200);
+    two.release_all();
+    assert_eq!(leader.answering("POST").await.finish().await.0.text(), r#"{"odd": 1}"#);
+    let (answer, _) = follower.answering("POST").await.finish().await;
+    assert_eq!((answer.status, one.requests()), (200, 2), "{answer:?}");
+    let line = gateway.line_of(answer.request_id()).await;
+    assert_eq!((line.text("model"), line.text("upstream")), ("big", "one"));
 }
