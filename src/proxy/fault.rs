@@ -134,7 +134,7 @@ pub(super) fn broke_off(
     let failure = Refusal::UpstreamError(if nonsense { "answered nonsense" } else { "broke off" });
     if begun {
         if !ctx.tap.as_ref().is_some_and(|tap| tap.is_whole()) {
-            cut(ctx);
+            died(ctx);
         }
         ctx.route.failure = Some(failure);
         return false;
@@ -166,7 +166,7 @@ pub(super) fn broke_off(
 fn held_back(gateway: &Gateway, ctx: &mut Context, error: &Error, failure: Refusal) -> bool {
     if *error.etype() != UNRENDERED {
         if ctx.route.failure.is_none() {
-            cut(ctx);
+            died(ctx);
         }
         // Who followed it live has had a part of it: it is not begun anew.
         ctx.route.failure.get_or_insert(failure);
@@ -188,6 +188,15 @@ fn held_back(gateway: &Gateway, ctx: &mut Context, error: &Error, failure: Refus
 /// Takes in that an answer broke off after it had begun.
 pub(super) fn cut(ctx: &mut Context) {
     blame(ctx, "it broke off in the middle of an answer");
+}
+
+/// The same, where its connection ended with it.
+fn died(ctx: &mut Context) {
+    if let Some(lease) = &ctx.route.lease {
+        // The server may have died, and come back with another model.
+        lease.server().forget_report();
+    }
+    cut(ctx);
 }
 
 /// The timeout that an error stands for, if it is one.

@@ -295,3 +295,17 @@ async fn the_counters_add_up() {
     assert_eq!(counted, [2.0, 2.0, 2.0]);
     assert_eq!(gateway.stats().await["cache_entries"], 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_does_not_count_until_a_server_that_broke_off_in_an_answer_has_been_asked_again() {
+    let server = llama::scripted().start().await;
+    let gateway = gateway::before(&server).start().await;
+    eventually!(gateway.chat("a").await.cache() == "hit");
+    server.becomes(llama::scripted().dies_after(1));
+    gateway.send(chat_stream("b")).await;
+    server.becomes(llama::scripted().model("other").streams(["other"]));
+    let answer = gateway.chat("a").await;
+    assert_ne!(answer.cache(), "hit", "{answer:?}");
+    assert!(answer.text().contains("other"), "{answer:?}");
+    eventually!(gateway.chat("a").await.cache() == "hit");
+}

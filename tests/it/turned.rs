@@ -96,7 +96,8 @@ async fn what_breaks_off_on_the_way_has_its_status_and_is_not_kept() {
         assert_eq!(llama.requests(), 1, "what was begun is not begun anew");
         llama.becomes(scripted());
         let answer = caller.send(chat("x")).await;
-        assert_eq!((answer.status, answer.cache()), (200, "miss"), "the connection is usable");
+        assert_eq!(answer.status, 200, "the connection is usable");
+        assert_ne!(answer.cache(), "hit");
     }
 }
 
