@@ -12,6 +12,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Keys that are told apart, each at its name's bytes and some 60 more.
+const KEYS_MAX: usize = 10_000;
+
 /// Where a waiting request stands: higher priority first, then the earlier start, then who came first.
 type Place = (Reverse<i32>, u64, u64);
 
@@ -79,6 +82,9 @@ impl<T> Queue<T> {
         told: T,
     ) -> Spot {
         let start = self.done.get(key).copied().unwrap_or_default().max(self.now);
+        if self.done.len() >= KEYS_MAX && !self.done.contains_key(key) {
+            self.forget_some();
+        }
         self.done.insert(key.to_owned(), start.saturating_add(cost.max(1)));
         self.count += 1;
         let place = (Reverse(priority), start, self.count);
@@ -116,6 +122,18 @@ impl<T> Queue<T> {
     /// Takes out a request that waits no longer.
     pub(super) fn leave(&mut self, spot: &Spot) {
         drop(self.take(&spot.0, spot.1));
+    }
+
+    /// Makes room, first by those whose past makes no difference any more, then by those who have had the least.
+    fn forget_some(&mut self) {
+        let now = self.now;
+        self.done.retain(|_, done| *done > now);
+        if self.done.len() >= KEYS_MAX {
+            let mut all: Vec<u64> = self.done.values().copied().collect();
+            let (_, middle, _) = all.select_nth_unstable(KEYS_MAX / 2);
+            let middle = *middle;
+            self.done.retain(|_, done| *done > middle);
+        }
     }
 
     /// Lets a request that waits go wherever there is room, in the place that it has.
@@ -245,6 +263,18 @@ mod tests {
         }
         let went = order(&mut queue, 40);
         assert_eq!(went.iter().filter(|key| **key == "long").count(), 10);
+    }
+
+    #[test]
+    fn a_queue_that_is_never_empty_does_not_remember_everybody() {
+        let mut queue = Queue::default();
+        join(&mut queue, "heavy", 0, 1_000_000, "heavy");
+        for number in 0..5 * KEYS_MAX {
+            queue.join(&ANY, &number.to_string(), 0, 1 + number as u64 % 7, Duration::ZERO, "one of many");
+            assert!(queue.next(&ANY).is_some() && queue.len() == 1);
+            assert!(queue.done.len() <= KEYS_MAX);
+        }
+        assert!(queue.done.contains_key("heavy"), "who has had the most is remembered");
     }
 
     #[test]
