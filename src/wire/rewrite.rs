@@ -72,32 +72,22 @@ impl Changes {
 impl RequestRules {
     /// Changes what a body says; `changes` gets what is to be written.
     pub fn apply(&self, endpoint: &Endpoint, members: &mut Map<String, Value>, changes: &mut Changes) {
-        let mut change = |members: &mut Map<String, Value>, name: &str, value: &Value| {
-            if members.get(name) != Some(value) {
-                members.insert(name.to_owned(), value.clone());
-                changes.set(name, value.clone());
-            }
-        };
-        self.set.iter().for_each(|(name, value)| change(members, name, value));
+        self.set.iter().for_each(|(name, value)| change(members, changes, name, value));
         for (name, value) in &self.default {
             if members.get(name).is_none_or(Value::is_null) {
-                change(members, name, value);
+                change(members, changes, name, value);
             }
         }
-        self.bound(endpoint, members, change);
         for name in &self.remove {
             if members.remove(name).is_some() {
                 changes.put(name.clone(), None);
             }
         }
+        // Last, so that the bound stands even where callers may not name one.
+        self.bound(endpoint, members, changes);
     }
 
-    fn bound(
-        &self,
-        endpoint: &Endpoint,
-        members: &mut Map<String, Value>,
-        mut change: impl FnMut(&mut Map<String, Value>, &str, &Value),
-    ) {
+    fn bound(&self, endpoint: &Endpoint, members: &mut Map<String, Value>, changes: &mut Changes) {
         let Some(most) = self.max_tokens else { return };
         let mut bounded = false;
         for name in COMPLETION_MAX {
@@ -106,7 +96,7 @@ impl RequestRules {
             // A negative number means no bound.
             let within = asked.as_f64().is_some_and(|asked| asked >= 0.0 && asked <= most as f64);
             if !within {
-                change(members, name, &most.into());
+                change(members, changes, name, &most.into());
             }
         }
         if !bounded {
@@ -115,8 +105,15 @@ impl RequestRules {
                 Protocol::Llama => "n_predict",
                 Protocol::OpenAi | Protocol::Anthropic => "max_tokens",
             };
-            change(members, name, &most.into());
+            change(members, changes, name, &most.into());
         }
+    }
+}
+
+fn change(members: &mut Map<String, Value>, changes: &mut Changes, name: &str, value: &Value) {
+    if members.get(name) != Some(value) {
+        members.insert(name.to_owned(), value.clone());
+        changes.set(name, value.clone());
     }
 }
 
@@ -215,6 +212,11 @@ mod tests {
         ];
         for (path, body, made) in cases {
             assert_eq!(applied(&rules, path, body), made);
+        }
+        let remove = vec!["max_tokens".to_owned(), "n_predict".to_owned()];
+        let unnamed = RequestRules { remove, ..rules };
+        for body in [r#"{"max_tokens":101}"#, r#"{"n_predict":-1}"#, "{}"] {
+            assert_eq!(applied(&unnamed, "/v1/chat/completions", body), r#"{"max_tokens":100}"#, "{body}");
         }
     }
 }
