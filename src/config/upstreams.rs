@@ -52,6 +52,7 @@ struct Known {
     kind: Kind,
     health: HealthCheck,
     swap: SwapBounds,
+    isolated: bool,
 }
 
 /// One URL is one server, wherever it is written: what is said of it must be the same.
@@ -63,9 +64,9 @@ fn one_server(
 ) {
     let Some(first) = known.get(&server.url) else {
         let (place, kind, health) = (field.place(), upstream.kind, upstream.health.clone());
-        let swap = upstream.swap;
+        let (swap, isolated) = (upstream.swap, upstream.isolated);
         let (upstream, server) = (upstream.name.clone(), server.clone());
-        known.insert(server.url.clone(), Known { upstream, place, server, kind, health, swap });
+        known.insert(server.url.clone(), Known { upstream, place, server, kind, health, swap, isolated });
         return;
     };
     let line = first.place.line;
@@ -86,6 +87,8 @@ fn one_server(
         ("kind", first.kind != upstream.kind),
         ("health", first.health != upstream.health),
         ("swap", first.swap != upstream.swap),
+        // By the one that does not keep keys apart, they would meet in the other.
+        ("isolation", first.isolated != upstream.isolated),
     ];
     let differs: Vec<_> =
         differs.iter().filter(|(_, differs)| *differs).map(|(key, _)| format!("`{key}`")).collect();

@@ -51,7 +51,13 @@ impl ServerUrl {
         if kind == Kind::Llama && !base.is_empty() {
             return Err(wrong("its path is neither empty nor an endpoint of llama-server"));
         }
-        let port = authority.port_u16().unwrap_or(default_port(tls));
+        // `Authority` takes a port that is too large as none.
+        let port = match authority.as_str().rsplit_once(':') {
+            Some((host, port)) if host == authority.host() && !port.is_empty() => {
+                port.parse().map_err(|_| wrong("its port is not one"))?
+            }
+            _ => default_port(tls),
+        };
         Ok(Self { tls, host, port, base: base.to_owned() })
     }
 
@@ -144,6 +150,10 @@ mod tests {
         }
         let llama: ServerUrl = "http://gpu:8080/v1".parse().expect("a llama-server");
         assert_eq!(llama.path_of(Kind::Llama, "/completion"), "/completion");
-        assert!("http://gpu:8080/openai/v1".parse::<ServerUrl>().is_err());
+        for wrong in ["http://gpu:8080/openai/v1", "http://gpu:65536", "http://[::1]:x"] {
+            assert!(wrong.parse::<ServerUrl>().is_err(), "{wrong}");
+        }
+        let unnamed: ServerUrl = "http://[::1]".parse().expect("the scheme's port");
+        assert_eq!((unnamed.host.as_str(), unnamed.port), ("::1", 80));
     }
 }

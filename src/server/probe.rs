@@ -153,7 +153,8 @@ impl Probe {
         if sign == Sign::BadProbe {
             self.server.address_failed(address);
         }
-        if sign == Sign::NotReady || refused {
+        // A name with several addresses may be several processes, of which this tells of one.
+        if (sign == Sign::NotReady || refused) && self.server.addresses() == 1 {
             self.server.note_new_process();
         }
         self.gateway.note(&self.server, sign, &why);

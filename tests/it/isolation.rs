@@ -118,3 +118,18 @@ async fn an_open_gateway_has_one_key() {
         assert!(finds(&llama));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_name_of_several_addresses_nobody_knows_which_process_holds_what() {
+    let (one, two) = (scripted().start().await, scripted().unhealthy().start().await);
+    one.dies().await;
+    let hosts = one.is_called("gpu.invalid") + &two.is_called("gpu.invalid");
+    let keys = auth(&[("alice", "sk-alice", "")]);
+    let plan = gateway::before_urls(&["http://gpu.invalid:8080"]).upstream(ISOLATED).yaml(&keys);
+    let gateway = plan.hosts(&hosts).start().await;
+    eventually!(up(&gateway).await == 0.0);
+    two.becomes(scripted());
+    eventually!(up(&gateway).await == 1.0);
+    asks(&gateway, "alice", "x").await;
+    assert!(!finds(&two));
+}
