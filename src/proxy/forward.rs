@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use http::{Method, header};
-use pingora::http::RequestHeader;
+use http::{HeaderName, Method, StatusCode, header};
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use crate::route::{Entry, Errand, Lease, Server, Tenant, Turned, Upstream, Wait};
-use crate::wire::HEADERS_PASSED;
+use crate::wire::{BodyKind, Endpoint, HEADERS_PASSED};
 
 use super::ask::Hit;
 use super::body::Stop;
@@ -266,17 +266,29 @@ pub(super) fn request(
 }
 
 /// A 101 that nobody asked for would turn the connection into a tunnel.
-pub(super) fn refuse_upgrade(status: http::StatusCode) -> Result<()> {
-    if status == http::StatusCode::SWITCHING_PROTOCOLS {
+pub(super) fn refuse_upgrade(status: StatusCode) -> Result<()> {
+    if status == StatusCode::SWITCHING_PROTOCOLS {
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "101 from the server")
             .map_err(|error: Box<Error>| error.into_up());
     }
     Ok(())
 }
 
+/// A stream of no bytes has no end mark, and no filter would see its end.
+pub(super) fn refuse_empty_stream(answer: &ResponseHeader, endpoint: &Endpoint) -> Result<()> {
+    let says = |name: &HeaderName| answer.headers.get(name).map_or(&b""[..], |value| value.as_bytes());
+    let is_stream = says(&header::CONTENT_TYPE).starts_with(b"text/event-stream");
+    let is_empty = says(&header::CONTENT_LENGTH) == b"0";
+    if is_stream && is_empty && answer.status == StatusCode::OK && endpoint.body == BodyKind::Json {
+        return Error::e_explain(ErrorType::InvalidHTTPHeader, "a stream of no bytes")
+            .map_err(|error: Box<Error>| error.into_up());
+    }
+    Ok(())
+}
+
 /// A server's 401 speaks of the gateway's key, since the caller's never went there.
-pub(super) fn check_credentials(status: http::StatusCode) -> Result<()> {
-    if status == http::StatusCode::UNAUTHORIZED {
+pub(super) fn check_credentials(status: StatusCode) -> Result<()> {
+    if status == StatusCode::UNAUTHORIZED {
         return Error::e_explain(CREDENTIALS, "401 from the server")
             .map_err(|error: Box<Error>| error.into_up());
     }

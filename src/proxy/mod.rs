@@ -159,7 +159,8 @@ impl ProxyHttp for Proxy {
         if ctx.route.failure.is_some() || answer.status.is_informational() {
             return Ok(());
         }
-        if ctx.job.is_some() {
+        if let Some(job) = &ctx.job {
+            forward::refuse_empty_stream(answer, job.endpoint)?;
             fault::answered(&self.0, ctx, answer.status);
         }
         ctx.told.upstream_status = Some(answer.status.as_u16());

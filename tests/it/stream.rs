@@ -6,6 +6,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::support::client::{Request, post};
+use crate::support::expect::refused;
 use crate::support::gateway::{self, chat, chat_stream};
 use crate::support::llama::{self, Llama};
 
@@ -124,4 +125,17 @@ async fn many_streams_at_once_do_not_mix() {
     assert_eq!(bodies.len(), 40, "each has an answer of its own");
     // A caller has all of it before the server has ended the connection's last chunk.
     eventually!(llama.finished() == 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_a_byte_is_no_answer() {
+    let server = llama::scripted().events([]).with_length().start().await;
+    let gateway = gateway::before(&server).unprobed().start().await;
+    let mut caller = gateway.caller().await;
+    for _ in 0..2 {
+        refused(&caller.send(chat_stream("a")).await, 502, "upstream_error");
+    }
+    server.becomes(llama::scripted().events([]));
+    let answer = caller.send(chat_stream("a")).await;
+    assert!(answer.text().contains("upstream_error"), "{answer:?}");
 }
