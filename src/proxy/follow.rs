@@ -7,7 +7,7 @@ use pingora::http::ResponseHeader;
 use pingora::{Error, Result};
 use pingora_proxy::Session;
 
-use crate::cache::{Follower, Head, Landing, News};
+use crate::cache::{Follower, Form, Head, Landing, News};
 use crate::wire::error_event;
 
 use super::admit::Verdict;
@@ -63,8 +63,9 @@ pub(super) async fn follow(
         }
     };
     let Aboard { follower, keep, .. } = &aboard;
-    // A refusal of the server's own has one form.
-    if live || head.status != StatusCode::OK {
+    // A refusal of the server's own has one form, and what it gave plainly is plain, whatever it was asked for.
+    let is_plain = keep.form == Form::Plain && !is_stream(&head);
+    if live || head.status != StatusCode::OK || is_plain {
         return whole(gateway, session, ctx, &head, follower.whole()).await.map(|()| None);
     }
     let render = || ask::rendered(keep.dialect, follower.form(), follower.whole(), keep.form);

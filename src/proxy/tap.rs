@@ -9,7 +9,7 @@ use pingora::http::ResponseHeader;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::cache::{Answer, Head, Key, Recording, Worth};
+use crate::cache::{Answer, Form, Head, Key, Recording, Worth};
 use crate::wire::{BodyKind, Unasked, Usage, Watch, error_event};
 
 use super::context::{Job, Keep};
@@ -121,6 +121,12 @@ impl Tap {
         };
         let keep = job.keep.filter(|_| ok && framed && !matches!(kind, Kind::Other));
         let gathers = job.turned.is_some() && matches!(kind, Kind::Stream(_));
+        // A server that gives no stream, though it was asked for one, gives the plain answer at once.
+        let made = |keep: Keep| match kind {
+            Kind::Json(_) if job.turned.is_some() => Keep { made: Form::Plain, ..keep },
+            _ => keep,
+        };
+        let keep = keep.map(made);
         let recorded = gathers || keep.is_some() || matches!(kind, Kind::Json(_));
         let recording = recorded.then(Recording::default);
         let marked = job.endpoint.body == BodyKind::Json;

@@ -199,3 +199,25 @@ async fn callers_do_not_decide_what_the_operator_has() {
     assert_eq!(gateway.send(post("/v1/embeddings").body(embed)).await.status, 200);
     assert_eq!(llama.last().text(), r#"{"model": "tiny", "input": "x"}"#);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_gives_no_streams_is_asked_once() {
+    let body = r#"{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"Hi"}}]}"#;
+    let script = || scripted().events([body]).with_length().content_type("application/json");
+    let llama = script().start().await;
+    let gateway = always(&llama).start().await;
+    for cache in ["miss", "hit"] {
+        let answer = gateway.send(chat("a")).await;
+        assert_eq!((answer.cache(), answer.text().as_str(), llama.requests()), (cache, body, 1));
+    }
+    llama.becomes(script().slow_start());
+    let leader = gateway.caller().await.ask(chat("b")).await;
+    eventually!(llama.requests() == 2);
+    let follower = gateway.caller().await.ask(chat("b")).await;
+    eventually!(gateway.scrape().await.sum("ai_gateway_flight_followers", &[]) == 1.0);
+    llama.release_all();
+    for caller in [leader, follower] {
+        assert_eq!(caller.answering("POST").await.finish().await.0.text(), body);
+    }
+    assert_eq!(llama.requests(), 2);
+}
