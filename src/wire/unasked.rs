@@ -1,4 +1,4 @@
-//! Takes the usage out of a stream whose caller did not ask for it: the gateway did, because a limit of tokens needs it.
+//! Takes the usage out of a stream whose caller did not ask for it: the gateway did, as a limit of tokens needs it.
 //!
 //! The event is one of its own, with no choices (OpenAI's `include_usage`). All others pass as they came, each as soon
 //! as it is whole: what a chunk breaks off in waits for the next.
