@@ -303,12 +303,11 @@ impl Context {
     /// Where its server may hold prompts of other keys, the request finds none there.
     pub(super) fn keep_apart(&mut self) {
         let (Some(job), Some(lease)) = (&mut self.job, &self.route.lease) else { return };
-        let generates = job.endpoint.work == Work::Generate && job.endpoint.body == BodyKind::Json;
-        if lease.reuses || job.apart || !generates {
+        if lease.reuses || job.apart || job.endpoint.work != Work::Generate {
             return;
         }
-        // llama-server drops the member on this endpoint (b11549).
-        if job.endpoint.protocol == Protocol::Anthropic {
+        // llama-server drops the member on the one (b11549), and the other's fields are all texts.
+        if job.endpoint.protocol == Protocol::Anthropic || job.endpoint.body == BodyKind::Multipart {
             self.route.failure = Some(Refusal::InvalidRequest {
                 message:
                     "keys are kept apart here (`isolation: key`), and llama-server has no way to keep them \

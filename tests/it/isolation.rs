@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::support::client::post;
 use crate::support::expect::auth;
 use crate::support::gateway::{self, Gateway, chat};
 use crate::support::llama::{Llama, scripted};
@@ -70,13 +71,16 @@ async fn a_server_that_was_there_before_holds_nobody_knows_what() {
     asks(&gateway, "alice", "x").await;
     assert!(!finds(&llama));
     // An endpoint on which the server cannot keep them apart is refused there, before anything is sent.
-    let request = crate::support::client::post("/v1/messages").body(r#"{"messages": []}"#).key("sk-alice");
-    let answer = gateway.send(request).await;
-    assert_eq!((answer.status, llama.requests()), (400, 1), "{answer:?}");
-    assert!(answer.text().contains("isolation: key"), "{answer:?}");
+    let part = "--x\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\ntiny\r\n--x--\r\n";
+    let form = post("/v1/audio/transcriptions").header("content-type", "multipart/form-data; boundary=x");
+    for request in [post("/v1/messages").body(r#"{"messages": []}"#), form.body(part)] {
+        let answer = gateway.send(request.key("sk-alice")).await;
+        assert_eq!((answer.status, llama.requests()), (400, 1), "{answer:?}");
+        assert!(answer.text().contains("isolation: key"), "{answer:?}");
+    }
     // What generates nothing is sent as it came.
     let body = r#"{ "content" : "x" }"#;
-    let request = crate::support::client::post("/tokenize").body(body).key("sk-alice");
+    let request = post("/tokenize").body(body).key("sk-alice");
     assert_eq!((gateway.send(request).await.status, llama.last().text().as_str()), (200, body));
 }
 
