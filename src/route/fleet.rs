@@ -1,12 +1,12 @@
 //! Models to upstreams, upstreams to servers.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use serde_json::{Map, Value, json};
 use wildmatch::WildMatchPattern;
 
-use super::server::Server;
+use super::server::{Belonging, Server};
 use super::spec::{ModelRule, ServerSpec, UpstreamSpec};
 use super::upstream::Upstream;
 
@@ -39,34 +39,91 @@ pub struct Fleet {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Each once, in how many upstreams it may stand.
     pub servers: Vec<Arc<Server>>,
+    /// Those of files before that are not in this one: they are there until they have finished what they have.
+    former: Vec<Weak<Server>>,
     rules: Vec<(ModelRule, Pattern)>,
 }
 
 impl Fleet {
     /// Every rule names an upstream of `upstreams`, which is not empty: `config` has checked both.
     pub fn new(upstreams: Vec<UpstreamSpec>, rules: Vec<ModelRule>) -> Self {
+        Self::after(None, upstreams, rules)
+    }
+
+    /// The fleet of a file that comes after `before`'s. What stays as it was is the same; what is described anew has
+    /// what is known of it. Requests go on as before until [`Fleet::hand_over`].
+    pub fn after(before: Option<&Self>, upstreams: Vec<UpstreamSpec>, rules: Vec<ModelRule>) -> Self {
         let mut servers: Vec<Arc<Server>> = Vec::new();
         let mut known = HashMap::new();
         let upstream = |spec: UpstreamSpec| {
             let server = |server: &ServerSpec| {
-                let new = || Arc::new(Server::new(server.clone(), spec.kind, spec.health.clone(), spec.swap));
                 let place = *known.entry(server.url.clone()).or_insert_with(|| {
-                    servers.push(new());
+                    servers.push(successor(before, server, &spec));
                     servers.len() - 1
                 });
                 Arc::clone(&servers[place])
             };
-            let of_it = spec.servers.iter().map(server).collect();
-            Arc::new(Upstream::new(spec, of_it))
+            let of_it: Vec<_> = spec.servers.iter().map(server).collect();
+            let same = |old: &&Arc<Upstream>| {
+                let stay = |(own, old): (&Arc<Server>, &Arc<Server>)| Arc::ptr_eq(own, old);
+                old.spec == spec && of_it.iter().zip(&old.servers).all(stay)
+            };
+            let old = before.and_then(|before| before.upstreams.iter().find(same));
+            old.map_or_else(|| Arc::new(Upstream::new(spec.clone(), of_it.clone())), Arc::clone)
         };
         let upstreams: Vec<_> = upstreams.into_iter().map(upstream).collect();
-        for server in &servers {
-            let has_it =
-                |upstream: &&Arc<Upstream>| upstream.servers.iter().any(|own| Arc::ptr_eq(own, server));
-            server.belongs_to(upstreams.iter().filter(has_it).map(Arc::downgrade).collect());
-        }
+        let former = before.map_or_else(Vec::new, |before| {
+            let is_out = |server: &Arc<Server>| !servers.iter().any(|other| other.is(server));
+            before.all_servers().filter(is_out).map(|server| Arc::downgrade(&server)).collect()
+        });
         let rules = rules.into_iter().map(|rule| (rule.clone(), Pattern::new(&rule.pattern))).collect();
-        Self { upstreams, servers, rules }
+        let fleet = Self { upstreams, servers, former, rules };
+        for server in fleet.servers.iter().filter(|server| server.belonging().current.is_empty()) {
+            server.belongs_to(Belonging { current: fleet.having(server), former: Vec::new() });
+        }
+        fleet
+    }
+
+    /// The upstreams that have a server.
+    fn having(&self, server: &Server) -> Vec<Weak<Upstream>> {
+        let has_it = |upstream: &&Arc<Upstream>| upstream.servers.iter().any(|own| own.is(server));
+        self.upstreams.iter().filter(has_it).map(Arc::downgrade).collect()
+    }
+
+    /// Its servers, and those that were taken out before and have not finished yet.
+    fn all_servers(&self) -> impl Iterator<Item = Arc<Server>> {
+        self.servers.iter().cloned().chain(self.former.iter().filter_map(Weak::upgrade))
+    }
+
+    /// Lets another fleet, made after this one, succeed it: who waits at an upstream waits at the one of its name there
+    /// then, and further tries go there. An upstream that has none goes on until the last of its requests has ended.
+    pub fn hand_over(&self, heir: &Self) {
+        let is_in = |fleet: &Self, upstream: &Arc<Upstream>| {
+            fleet.upstreams.iter().any(|own| Arc::ptr_eq(own, upstream))
+        };
+        for upstream in self.upstreams.iter().filter(|upstream| !is_in(heir, upstream)) {
+            let name = &upstream.spec.name;
+            if let Some(heir) = heir.upstreams.iter().find(|heir| heir.spec.name == *name) {
+                upstream.hand_over(heir);
+            }
+        }
+        for server in self.all_servers().chain(heir.servers.iter().cloned()) {
+            let before = server.belonging();
+            let former = before.former.iter().chain(&before.current);
+            let goes_on = |upstream: &&Weak<Upstream>| {
+                upstream
+                    .upgrade()
+                    .is_some_and(|upstream| upstream.successor().is_none() && !is_in(heir, &upstream))
+            };
+            let former = former.filter(goes_on).cloned().collect();
+            server.belongs_to(Belonging { current: heir.having(&server), former });
+        }
+        heir.upstreams.iter().for_each(|upstream| upstream.dispatch());
+    }
+
+    /// The servers of this fleet that another has not.
+    pub fn servers_not_in<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a Arc<Server>> {
+        self.servers.iter().filter(|server| !other.servers.iter().any(|there| there.is(server)))
     }
 
     /// Every server of every upstream: one that stands in two comes twice.
@@ -197,6 +254,23 @@ impl Fleet {
     pub fn named_models(&self) -> impl Iterator<Item = &ModelRule> {
         self.rules.iter().map(|(rule, _)| rule).filter(|rule| !rule.pattern.contains('*'))
     }
+}
+
+/// A server of an upstream as a file describes it: the one of its URL that was there before, where it is of that kind.
+fn successor(before: Option<&Fleet>, spec: &ServerSpec, of: &UpstreamSpec) -> Arc<Server> {
+    let is_it = |server: &Arc<Server>| server.spec.url == spec.url && server.kind == of.kind;
+    let Some(old) = before.and_then(|before| before.all_servers().find(is_it)) else {
+        return Arc::new(Server::new(spec.clone(), of.kind, of.health.clone(), of.swap));
+    };
+    if before.is_some_and(|before| !before.servers.iter().any(|server| server.is(&old))) {
+        // Nobody has looked at it since it was taken out, and whoever drained it then has put it back now.
+        old.forget_report();
+        old.set_draining(false);
+    }
+    if old.is_described_by(spec, &of.health, of.swap) {
+        return old;
+    }
+    Arc::new(old.described_anew(spec.clone(), of.health.clone(), of.swap))
 }
 
 fn reported(upstream: &Upstream, id: &str) -> Option<Map<String, Value>> {

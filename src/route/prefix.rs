@@ -88,6 +88,27 @@ impl Prefixes {
         }
     }
 
+    /// The same of servers that stand elsewhere now, each at the place here that its old one names, or nowhere.
+    pub(super) fn moved(mut self, places: &[Option<usize>]) -> Self {
+        if places.iter().enumerate().all(|(old, new)| *new == Some(old)) {
+            return self;
+        }
+        self.held = Vec::new();
+        let blocks = std::mem::take(&mut self.blocks);
+        for (hash, Holders { servers, used }) in blocks {
+            let there = places.iter().enumerate().filter(|(old, _)| servers & bit(*old) != 0);
+            let holders = there.filter_map(|(_, new)| *new).fold(0, |holders, new| holders | bit(new));
+            if holders != 0 {
+                (0..SERVERS_MAX)
+                    .filter(|place| holders & bit(*place) != 0)
+                    .for_each(|place| self.count(place, 1));
+                self.blocks.insert(hash, Holders { servers: holders, used });
+            }
+        }
+        self.order.retain(|hash| self.blocks.contains_key(hash));
+        self
+    }
+
     fn evict(&mut self) {
         while self.blocks.len() > BLOCKS_MAX {
             let Some(hash) = self.order.pop_front() else { return };
@@ -154,5 +175,21 @@ mod tests {
         assert!(prefixes.blocks.len() <= BLOCKS_MAX && prefixes.order.len() <= BLOCKS_MAX);
         assert_eq!(prefixes.held_of(&system, 0), 3);
         assert_eq!(prefixes.held(0) + prefixes.held(1), prefixes.blocks.len());
+    }
+
+    #[test]
+    fn what_servers_hold_moves_with_them() {
+        let mut prefixes = Prefixes::default();
+        prefixes.learn(&[1, 2, 3], 0);
+        prefixes.learn(&[1, 2], 1);
+        prefixes.learn(&[4], 2);
+        let held = |prefixes: &Prefixes| [0, 1, 2].map(|server| prefixes.held(server));
+        let same = prefixes.moved(&[Some(0), Some(1), Some(2)]);
+        assert_eq!((held(&same), same.held_of(&[1, 2, 3], 0)), ([3, 2, 1], 3));
+        // The first is gone, the others have changed places.
+        let moved = same.moved(&[None, Some(1), Some(0)]);
+        assert_eq!(held(&moved), [1, 2, 0]);
+        assert_eq!((moved.held_of(&[1, 2, 3], 1), moved.held_of(&[4], 0)), (2, 1));
+        assert_eq!((moved.blocks.len(), moved.order.len()), (3, 3), "what nobody holds is forgotten");
     }
 }

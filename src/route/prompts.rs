@@ -22,17 +22,18 @@ impl Upstream {
         self.spec.balance == Balance::Prefix && self.servers.len() > 1
     }
 
-    fn place_of(&self, server: &Server) -> Option<usize> {
-        self.servers.iter().position(|own| std::ptr::eq(own.as_ref(), server))
+    pub(super) fn place_of(&self, server: &Server) -> Option<usize> {
+        self.servers.iter().position(|own| own.is(server))
     }
 
     /// Takes in which part of a prompt, that it was `thought` to hold so many blocks of, a server says it reused.
     pub fn note_reused(&self, server: &Server, prompt: &Prompt, thought: usize, part: f64) {
-        if let Some(place) = self.place_of(server) {
+        let heir = self.heir();
+        if let Some(place) = heir.place_of(server) {
             let reused = (part.clamp(0.0, 1.0) * prompt.len() as f64).ceil() as usize;
             if thought > 2 * reused + SLACK_BLOCKS {
                 // What it has just read it holds now; what it held long before that may be gone as well.
-                let mut line = self.line();
+                let mut line = heir.line();
                 line.prefixes.shed(place);
                 line.prefixes.learn(prompt, place);
             }
@@ -42,7 +43,7 @@ impl Upstream {
     /// Takes in how long a server took to read the part of a prompt that it did not reuse.
     pub fn note_read(&self, prompt: &Prompt, part: f64, took: Duration) {
         let blocks = (part.clamp(0.0, 1.0) * prompt.len() as f64).round() as usize;
-        self.line().pace.note_read(blocks, took);
+        self.heir().line().pace.note_read(blocks, took);
     }
 
     /// Takes in that a server was away: what it held is gone.
@@ -54,12 +55,7 @@ impl Upstream {
 
     /// The busy server that a prompt waits for, and how long at most: one that holds so much more of it than any other
     /// that could take it that waiting costs less than reading that again.
-    pub(super) fn patience(
-        &self,
-        line: &Line,
-        lane: &Lane,
-        errand: &Errand<'_>,
-    ) -> Option<(usize, Duration)> {
+    pub(super) fn patience(&self, line: &Line, lane: &Lane, errand: &Errand<'_>) -> Option<(u64, Duration)> {
         let minds = self.spec.balance == Balance::Prefix && lane.model.is_none() && lane.slot;
         if !minds || matches!(errand.tenant, Tenant::Key(_)) || errand.prompt.is_empty() {
             return None;
@@ -80,17 +76,23 @@ impl Upstream {
             before: line
                 .queue
                 .lanes()
-                .filter(|(lane, ..)| lane.server == Some(best.at))
+                .filter(|(lane, ..)| lane.server == Some(best.server.number))
                 .map(|lane| lane.1)
                 .sum(),
             turn: line.held,
         };
-        line.pace.patience(&prospect).map(|patience| (best.at, patience))
+        line.pace.patience(&prospect).map(|patience| (best.server.number, patience))
     }
 
     /// Lets a request that waited for one server go to any.
     pub(super) fn widen(self: &Arc<Self>, spot: &mut Spot) {
-        self.line().queue.widen(spot);
+        let mut line = self.line();
+        if let Some(heir) = self.successor() {
+            drop(line);
+            return heir.widen(spot);
+        }
+        line.queue.widen(spot);
+        drop(line);
         self.dispatch();
     }
 }

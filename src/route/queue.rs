@@ -26,8 +26,8 @@ pub(super) struct Lane {
     pub(super) model: Option<Arc<str>>,
     /// Whether it takes a slot.
     pub(super) slot: bool,
-    /// The place of the one server that it waits for, as long as it has patience.
-    pub(super) server: Option<usize>,
+    /// The number of the one server that it waits for, as long as it has patience.
+    pub(super) server: Option<u64>,
 }
 
 /// Requests that wait, each with `T` to be told with.

@@ -24,11 +24,11 @@ impl Server {
 
     /// Requests that wait for one of its models.
     pub fn waiting_for(&self, model: &str) -> usize {
-        self.upstreams().map(|upstream| upstream.waiting_for(self, model)).sum()
+        self.all_upstreams().map(|upstream| upstream.waiting_for(self, model)).sum()
     }
 
     fn wanted(&self) -> Vec<Wanted> {
-        self.upstreams().flat_map(|upstream| upstream.wanted_of(self)).collect()
+        self.all_upstreams().flat_map(|upstream| upstream.wanted_of(self)).collect()
     }
 
     /// Whether somebody waits for a model that is not there.
@@ -47,7 +47,7 @@ impl Server {
 
     /// Takes it on to load a model, for this upstream; not if another server of those who wait for it has just done so.
     pub fn claim(&self, id: &str) -> Option<Arc<Upstream>> {
-        self.upstreams().find(|upstream| upstream.claim(self, id))
+        self.all_upstreams().find(|upstream| upstream.claim(self, id))
     }
 
     /// The model is there, or comes with the first request: they may go.

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::Notify;
 
 use super::addresses::Addresses;
@@ -17,34 +17,48 @@ use super::spec::{HealthCheck, Kind, ServerSpec, Slots, SwapBounds};
 use super::tenancy::Tenancy;
 use super::upstream::Upstream;
 
-/// Shared by all upstreams that name it: its slots are counted, and its health is known, once.
-#[derive(Debug)]
+/// Shared by all upstreams that name it: its slots are counted, and its health is known, once. What is known of it is
+/// shared with whom it succeeds, where a file describes it anew.
+#[derive(Debug, Clone)]
 pub struct Server {
+    /// No other server has it. It stays where the server is described anew.
+    pub(super) number: u64,
     /// As the first upstream that names it has it; the others say the same but for its weight.
     pub spec: ServerSpec,
     pub kind: Kind,
     check: HealthCheck,
     pub(super) swap: SwapBounds,
-    health: Mutex<Health>,
-    in_flight: AtomicU32,
-    draining: AtomicBool,
+    health: Arc<Mutex<Health>>,
+    in_flight: Arc<AtomicU32>,
+    draining: Arc<AtomicBool>,
     /// What the server says of its slots; 0: nothing. Kept when the rest of its report no longer counts.
-    told_slots: AtomicU32,
-    tenancy: Tenancy,
+    told_slots: Arc<AtomicU32>,
+    tenancy: Arc<Tenancy>,
     /// `None` until the server has been asked, and again after a fault: it may come back as another.
-    report: ArcSwapOption<Report>,
+    report: Arc<ArcSwapOption<Report>>,
     /// Its models, where it is a router of several.
-    pub(super) residents: Residents,
+    pub(super) residents: Arc<Residents>,
     /// Rings when it may be time to load another.
-    pub(super) wanting: Notify,
-    addresses: Addresses,
+    pub(super) wanting: Arc<Notify>,
+    addresses: Arc<Addresses>,
     /// What is complained of, by its topic, so that the log has it once.
-    complaints: Mutex<HashMap<&'static str, String>>,
+    complaints: Arc<Mutex<HashMap<&'static str, String>>>,
     /// Whose requests it takes.
-    upstreams: OnceLock<Vec<Weak<Upstream>>>,
+    upstreams: Arc<ArcSwap<Belonging>>,
     /// Which of them is told first of a free slot.
-    turn: AtomicUsize,
+    turn: Arc<AtomicUsize>,
 }
+
+/// The upstreams that have a server.
+#[derive(Debug, Default)]
+pub(super) struct Belonging {
+    pub(super) current: Vec<Weak<Upstream>>,
+    /// Those of files before, which nobody has succeeded: requests that began under them may wait there.
+    pub(super) former: Vec<Weak<Upstream>>,
+}
+
+/// How many servers there have been.
+static COUNT: AtomicU64 = AtomicU64::new(0);
 
 /// Where every kind lists its models.
 pub const MODELS: &str = "/v1/models";
@@ -54,41 +68,74 @@ impl Server {
         // Up without having been seen, where no probe will tell.
         let trusted = check.path.is_none();
         Self {
+            number: COUNT.fetch_add(1, Ordering::Relaxed),
             spec,
             kind,
             check,
             swap,
-            health: Mutex::new(Health::new(trusted)),
-            in_flight: AtomicU32::new(0),
-            draining: AtomicBool::new(false),
-            told_slots: AtomicU32::new(0),
-            tenancy: Tenancy::unknown(),
-            report: ArcSwapOption::empty(),
-            residents: Residents::default(),
-            wanting: Notify::new(),
-            addresses: Addresses::default(),
-            complaints: Mutex::default(),
-            upstreams: OnceLock::new(),
-            turn: AtomicUsize::new(0),
+            health: Arc::new(Mutex::new(Health::new(trusted))),
+            in_flight: Arc::default(),
+            draining: Arc::default(),
+            told_slots: Arc::default(),
+            tenancy: Arc::new(Tenancy::unknown()),
+            report: Arc::default(),
+            residents: Arc::default(),
+            wanting: Arc::default(),
+            addresses: Arc::default(),
+            complaints: Arc::default(),
+            upstreams: Arc::default(),
+            turn: Arc::default(),
         }
     }
 
-    /// Says who they are; once, when all of them are made.
-    pub(super) fn belongs_to(&self, upstreams: Vec<Weak<Upstream>>) {
-        let _ = self.upstreams.set(upstreams);
+    /// The same server as a file describes it now.
+    pub(super) fn described_anew(&self, spec: ServerSpec, check: HealthCheck, swap: SwapBounds) -> Self {
+        Self { spec, check, swap, ..self.clone() }
     }
 
-    /// Those that name it, each beginning with another.
+    /// Whether that is what this one runs by. Its weight is each upstream's own.
+    pub(super) fn is_described_by(&self, spec: &ServerSpec, check: &HealthCheck, swap: SwapBounds) -> bool {
+        let weighed = ServerSpec { weight: spec.weight, ..self.spec.clone() };
+        *spec == weighed && *check == self.check && swap == self.swap
+    }
+
+    /// Whether it is the same server, however it was described.
+    pub fn is(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+
+    /// Says who they are, once all of them are made.
+    pub(super) fn belongs_to(&self, belonging: Belonging) {
+        self.upstreams.store(Arc::new(belonging));
+    }
+
+    pub(super) fn belonging(&self) -> Arc<Belonging> {
+        self.upstreams.load_full()
+    }
+
+    /// Those that name it, each time beginning with another.
     pub fn upstreams(&self) -> impl Iterator<Item = Arc<Upstream>> {
-        let all = self.upstreams.get().map(Vec::as_slice).unwrap_or_default();
-        let first = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(all.len()).unwrap_or_default();
-        let (before, from) = all.split_at(first);
-        from.iter().chain(before).filter_map(Weak::upgrade)
+        let all = &self.belonging().current;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let (before, from) = all.split_at(turn.checked_rem(all.len()).unwrap_or_default());
+        let upstreams: Vec<_> = from.iter().chain(before).filter_map(Weak::upgrade).collect();
+        upstreams.into_iter()
+    }
+
+    /// Those whose requests may wait for it: others than name it now may be among them.
+    pub(super) fn all_upstreams(&self) -> impl Iterator<Item = Arc<Upstream>> {
+        let former: Vec<_> = self.belonging().former.iter().filter_map(Weak::upgrade).collect();
+        self.upstreams().chain(former)
+    }
+
+    /// Whether requests of a file before wait for it, which no upstream has now.
+    pub fn is_awaited(&self) -> bool {
+        self.all_upstreams().any(|upstream| upstream.waiting() > 0)
     }
 
     /// Gives its free slots to whoever waits. Call it after whatever may have made one free.
     pub fn dispatch(&self) {
-        self.upstreams().for_each(|upstream| upstream.dispatch());
+        self.all_upstreams().for_each(|upstream| upstream.dispatch());
     }
 
     /// Where an endpoint of the table stands on this server.

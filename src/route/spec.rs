@@ -52,7 +52,7 @@ pub struct CaBundle {
     pub certificates: Vec<Vec<u8>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerSpec {
     /// What logs and metrics call it; `host:port` if the file gives no name. Unique in its upstream.
     pub name: String,
@@ -139,7 +139,7 @@ impl Default for SwapBounds {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamSpec {
     pub name: String,
     /// At least one.

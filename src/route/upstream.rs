@@ -1,7 +1,7 @@
 //! A named group of servers: which of them takes the next request, and who waits until one can.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -18,6 +18,8 @@ use super::spec::{Balance, UpstreamSpec};
 use super::swap::Wanted;
 use super::tenancy::{Tenant, fitting};
 
+mod heir;
+
 #[derive(Debug)]
 pub struct Upstream {
     pub spec: UpstreamSpec,
@@ -28,6 +30,8 @@ pub struct Upstream {
     /// Milliseconds: until then plain answers are asked for plainly, whatever the file says.
     plain_until_ms: AtomicU64,
     retries: Mutex<RetryBudget>,
+    /// The upstream of this name in the file that came after; who waits here waits there then.
+    successor: OnceLock<Arc<Upstream>>,
 }
 
 /// Who waits, and how long a slot is held on the whole.
@@ -58,6 +62,7 @@ impl Upstream {
             line: Mutex::default(),
             plain_until_ms: AtomicU64::new(0),
             retries: Mutex::default(),
+            successor: OnceLock::new(),
         }
     }
 
@@ -84,6 +89,10 @@ impl Upstream {
     pub fn enter(self: &Arc<Self>, errand: Errand<'_>) -> Result<Entry, Turned> {
         let mut lane = self.lane(errand.model, errand.slot);
         let mut line = self.line();
+        if let Some(heir) = self.successor() {
+            drop(line);
+            return heir.enter(errand);
+        }
         if !self.servers.iter().any(|server| server.takes_requests()) {
             return Err(Turned::Away);
         }
@@ -153,7 +162,13 @@ impl Upstream {
 
     /// Takes out a request that waits no longer.
     pub(super) fn leave(&self, spot: &Spot) {
-        self.line().queue.leave(spot);
+        let mut line = self.line();
+        if let Some(heir) = self.successor() {
+            drop(line);
+            return heir.leave(spot);
+        }
+        line.queue.leave(spot);
+        drop(line);
         if spot.lane().model.is_some() {
             // Nobody may wait for that model any more.
             self.servers.iter().for_each(|server| server.ring());
@@ -163,11 +178,7 @@ impl Upstream {
     /// The models that requests here wait for and that a router has not loaded.
     pub(super) fn wanted_of(&self, router: &Server) -> Vec<Wanted> {
         let line = self.line();
-        let others = || {
-            self.servers
-                .iter()
-                .filter(|other| !std::ptr::eq(other.as_ref(), router) && other.takes_requests())
-        };
+        let others = || self.servers.iter().filter(|other| !other.is(router) && other.takes_requests());
         let wanted = |(lane, _, since): (&Lane, usize, Duration)| {
             let id = router.routed(lane.model.as_deref()).filter(|id| !router.residents.is_resident(id))?;
             let has = |other: &Arc<Server>| match other.routed(lane.model.as_deref()) {
@@ -202,12 +213,12 @@ impl Upstream {
 
     /// Takes in a request, whatever comes of it: further tries are a share of them.
     pub fn note_request(&self, now: Duration) {
-        self.budget().note_request(now);
+        self.heir().budget().note_request(now);
     }
 
     /// Whether another try may be made, and takes it from the budget.
     pub fn may_retry(&self, now: Duration) -> Grant {
-        self.budget().take(now)
+        self.heir().budget().take(now)
     }
 
     fn budget(&self) -> MutexGuard<'_, RetryBudget> {
@@ -216,7 +227,7 @@ impl Upstream {
 
     /// Whether another server than this one gets any number of requests.
     pub fn has_another(&self, server: &Server) -> bool {
-        self.servers.iter().any(|other| !std::ptr::eq(other.as_ref(), server) && other.is_settled())
+        self.servers.iter().any(|other| !other.is(server) && other.is_settled())
     }
 
     /// Where requests have taken out or put on trial all that is left, they get it back: there is no other.
@@ -234,12 +245,13 @@ impl Upstream {
 
     /// Takes in for how long a slot was held.
     pub fn note_held(&self, took: Duration) {
-        let mut line = self.line();
+        let mut line = self.heir().line();
         line.held = if line.held.is_zero() { took } else { (line.held * 7 + took) / 8 };
     }
 
     pub(super) fn likely_wait(&self) -> Duration {
-        self.likely(&self.line())
+        let heir = self.heir();
+        heir.likely(&heir.line())
     }
 
     /// How long it is likely to take until a slot is free for one more.
@@ -263,15 +275,16 @@ impl Upstream {
         tenant: Tenant,
         tie: usize,
     ) -> Option<Lease> {
-        let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| Arc::ptr_eq(tried, server));
+        let heir = self.heir();
+        let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| tried.is(server));
         let may_go = |server: &Server| server.takes_requests() && server.has_room(model, false);
         // Another request may become the one that tries a server between the look and the count.
-        let chosen = self.servers.iter().find_map(|_| {
-            let up: Vec<_> = self.places().filter(|place| may_go(place.server)).collect();
+        let chosen = heir.servers.iter().find_map(|_| {
+            let up: Vec<_> = heir.places().filter(|place| may_go(place.server)).collect();
             let fresh: Vec<_> = up.iter().copied().filter(|place| !is_tried(place.server)).collect();
             let choice = fitting(if fresh.is_empty() { up } else { fresh }, tenant);
-            let chosen = match self.spec.balance {
-                Balance::RoundRobin => self.in_turn(&choice)?,
+            let chosen = match heir.spec.balance {
+                Balance::RoundRobin => heir.in_turn(&choice)?,
                 Balance::LeastBusy | Balance::Prefix => least_busy(&choice, tie)?,
             };
             lease(chosen, model, false, tenant)
@@ -300,12 +313,13 @@ impl Upstream {
         let (model, slot) = (lane.model.as_deref(), lane.slot);
         let may_go = |server: &Server| server.takes_requests() && server.has_room(model, slot);
         // One that is away is not waited for.
-        let only = lane.server.filter(|at| self.servers[*at].takes_requests());
+        let is_there = |server: &Arc<Server>, number: u64| server.number == number && server.takes_requests();
+        let only = lane.server.filter(|only| self.servers.iter().any(|server| is_there(server, *only)));
         // Another upstream may take the last slot of a server between the look and the count.
         let chosen = self.servers.iter().find_map(|_| {
             let choice: Vec<_> = self
                 .places()
-                .filter(|place| only.is_none_or(|only| only == place.at) && may_go(place.server))
+                .filter(|place| only.is_none_or(|only| only == place.server.number) && may_go(place.server))
                 .collect();
             let choice = fitting(choice, tenant);
             let chosen = match self.spec.balance {
@@ -330,7 +344,7 @@ impl Upstream {
     /// One that is up and works on the least, for a question that takes no slot; a router must have the model loaded.
     pub fn some_server(&self, model: Option<&str>) -> Option<Arc<Server>> {
         let may_ask = |server: &&Arc<Server>| server.takes_requests() && server.has_room(model, false);
-        let up = self.servers.iter().filter(may_ask);
+        let up = self.heir().servers.iter().filter(may_ask);
         up.min_by_key(|server| server.in_flight()).cloned()
     }
 
