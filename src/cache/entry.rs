@@ -53,6 +53,14 @@ impl Entry {
         Self { form, content_type, body, worth, made_at, expires_at, lacking }
     }
 
+    /// The same, kept for another time than it was.
+    pub(super) fn kept_for(&self, ttl: Duration) -> Self {
+        let Self { form, made_at, worth, .. } = *self;
+        let lacking = AtomicU8::new(self.lacking.load(Ordering::Relaxed));
+        let (content_type, body) = (self.content_type.clone(), self.body.clone());
+        Self { form, content_type, body, worth, made_at, expires_at: made_at + ttl, lacking }
+    }
+
     /// All overhead counted.
     pub(super) fn bytes(&self) -> u64 {
         (self.body.len() + self.content_type.len() + OVERHEAD_BYTES) as u64

@@ -69,6 +69,30 @@ impl Shelf {
         self.husks.iter().filter_map(|(_, husk)| Some((husk, husk.entry.load_full()?)))
     }
 
+    /// Answers are kept for another time from when they were made on.
+    pub(super) fn keep_for(&mut self, ttl: Duration) {
+        for (expires_at, husk) in &mut self.husks {
+            if let Some(entry) = husk.entry.load_full().map(|entry| entry.kept_for(ttl)) {
+                *expires_at = entry.expires_at;
+                husk.entry.store(Some(Arc::new(entry)));
+            }
+        }
+        // Some may have lost their answers: they go with those of their time.
+        self.husks.retain(|(_, husk)| husk.entry.load().is_some());
+    }
+
+    /// Takes out the answers that are not to stay.
+    pub(super) fn retain(&mut self, stays: impl Fn(&Entry) -> bool) {
+        let goes = |husk: &Arc<Husk>| husk.entry.load().as_deref().is_some_and(|entry| !stays(entry));
+        let husks: Vec<_> =
+            self.husks.iter().map(|(_, husk)| husk).filter(|husk| goes(husk)).cloned().collect();
+        for husk in husks {
+            if self.take(&husk) {
+                self.empty += 1;
+            }
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         for (_, husk) in self.husks.drain(..) {
             husk.entry.store(None);

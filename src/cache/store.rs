@@ -31,10 +31,15 @@ type Garden = TinyUfo<Key, Arc<Husk>>;
 
 /// The answers of one gateway.
 pub struct Store {
+    plot: ArcSwap<Plot>,
+    shelf: Mutex<Shelf>,
+}
+
+/// What is kept, and by which policy. Who has the shelf may exchange it.
+struct Plot {
     policy: CachePolicy,
     /// `None` where the policy keeps nothing.
-    garden: Option<ArcSwap<Garden>>,
-    shelf: Mutex<Shelf>,
+    garden: Option<Garden>,
 }
 
 /// What the store has done and holds.
@@ -49,23 +54,38 @@ pub struct Holding {
 
 impl Store {
     pub fn new(policy: CachePolicy) -> Self {
-        let keeps = policy.size_bytes_max >= KIB && !policy.ttl.is_zero();
-        let garden = keeps.then(|| ArcSwap::from_pointee(garden(&policy)));
-        Self { policy, garden, shelf: Mutex::default() }
+        Self { plot: ArcSwap::from_pointee(Plot::new(policy)), shelf: Mutex::default() }
+    }
+
+    /// Keeps answers by another policy from now on. Those that are there stay as far as it lets them.
+    pub fn follow(&self, policy: CachePolicy, now: Duration) {
+        let mut shelf = self.shelf();
+        let plot = self.plot.load();
+        if plot.policy != policy {
+            shelf.keep_for(policy.ttl);
+            // Those that have expired by it weigh on nothing any more.
+            while shelf.take_expired(now).is_some() {}
+            shelf.retain(|entry| {
+                entry.body.len() as u64 <= Self::entry_max(&policy) && fits(entry, &policy).is_some()
+            });
+            self.plot.store(Arc::new(Plot::anew(policy, &mut shelf)));
+        }
     }
 
     /// Whether it keeps anything at all.
     pub fn keeps(&self) -> bool {
-        self.garden.is_some()
+        self.plot.load().garden.is_some()
     }
 
     /// The answer under this key, if there is one that is no older than `ttl` and `age_max`.
     pub fn look_up(&self, key: &Key, now: Duration, age_max: Option<Duration>) -> Option<Arc<Entry>> {
-        let garden = self.garden.as_ref()?;
-        if let Ok(mut shelf) = self.shelf.try_lock() {
-            self.sweep(garden, &mut shelf, now);
+        if !self.keeps() {
+            return None;
         }
-        let husk = garden.load().get(key)?;
+        if let Ok(mut shelf) = self.shelf.try_lock() {
+            self.sweep(&mut shelf, now);
+        }
+        let husk = self.plot.load().garden.as_ref()?.get(key)?;
         let entry = husk.entry.load_full().filter(|_| husk.key == *key)?;
         let fresh = now < entry.expires_at && age_max.is_none_or(|most| entry.age(now) <= most);
         fresh.then(|| {
@@ -76,23 +96,23 @@ impl Store {
 
     /// The largest answer that is kept, in bytes.
     pub fn entry_bytes_max(&self) -> usize {
+        usize::try_from(Self::entry_max(&self.plot.load().policy)).unwrap_or(usize::MAX)
+    }
+
+    fn entry_max(policy: &CachePolicy) -> u64 {
         // TinyUFO weighs in 16 bits.
         let heaviest = (u64::from(u16::MAX) - 1) * KIB;
-        let bytes_max = self.policy.entry_bytes_max.min(self.policy.size_bytes_max).min(heaviest);
-        usize::try_from(bytes_max).unwrap_or(usize::MAX)
+        policy.entry_bytes_max.min(policy.size_bytes_max).min(heaviest)
     }
 
     /// Keeps a whole answer. The next look-up finds it.
     pub fn keep(&self, key: Key, answer: Answer, now: Duration) {
-        let Some(garden) = &self.garden else { return };
-        let entry = Entry::new(answer, now, self.policy.ttl);
-        let Some(kib) = weight(&entry).filter(|kib| u64::from(*kib) <= self.policy.size_bytes_max / KIB)
-        else {
-            return;
-        };
         let mut shelf = self.shelf();
-        self.sweep(garden, &mut shelf, now);
-        let living = garden.load();
+        self.sweep(&mut shelf, now);
+        let plot = self.plot.load();
+        let Some(living) = &plot.garden else { return };
+        let entry = Entry::new(answer, now, plot.policy.ttl);
+        let Some(kib) = fits(&entry, &plot.policy) else { return };
         // Whoever looks meanwhile finds the old answer. The new one goes in once there is room for it.
         let replaced = living.get(&key);
         let old = replaced.as_ref().filter(|husk| husk.key == key).and_then(|husk| husk.entry.load_full());
@@ -110,18 +130,16 @@ impl Store {
 
     /// Takes out every answer.
     pub fn clear(&self) {
-        if let Some(garden) = &self.garden {
-            let mut shelf = self.shelf();
-            shelf.clear();
-            garden.store(Arc::new(self::garden(&self.policy)));
-        }
+        let mut shelf = self.shelf();
+        shelf.clear();
+        self.plot.store(Arc::new(Plot::new(self.plot.load().policy)));
     }
 
     pub fn holding(&self) -> Holding {
         let shelf = self.shelf();
         Holding {
             bytes: shelf.bytes,
-            bytes_max: self.policy.size_bytes_max,
+            bytes_max: self.plot.load().policy.size_bytes_max,
             entries: shelf.entries,
             stored: shelf.stored,
             evicted: shelf.evicted,
@@ -133,24 +151,36 @@ impl Store {
     }
 
     /// Takes out what has expired.
-    fn sweep(&self, garden: &ArcSwap<Garden>, shelf: &mut Shelf, now: Duration) {
-        let living = garden.load();
+    fn sweep(&self, shelf: &mut Shelf, now: Duration) {
+        let plot = self.plot.load();
+        let Some(living) = &plot.garden else { return };
         for _ in 0..SWEPT_MAX {
             let Some(husk) = shelf.take_expired(now) else { break };
             let evicted = living.force_put(husk.key, husk, 1);
             shelf.evict(evicted.iter().map(|evicted| &evicted.data));
         }
-        if shelf.empty > (self.policy.size_bytes_max / KIB / EMPTY_PART).max(EMPTY_PART) {
-            garden.store(Arc::new(self.plant_anew(shelf)));
+        if shelf.empty > (plot.policy.size_bytes_max / KIB / EMPTY_PART).max(EMPTY_PART) {
+            self.plot.store(Arc::new(Plot::anew(plot.policy, shelf)));
         }
     }
+}
 
-    /// A garden without empty husks. What was asked for counts as asked for.
-    fn plant_anew(&self, shelf: &mut Shelf) -> Garden {
-        let anew = garden(&self.policy);
+impl Plot {
+    fn new(policy: CachePolicy) -> Self {
+        let keeps = policy.size_bytes_max >= KIB && !policy.ttl.is_zero();
+        Self { policy, garden: keeps.then(|| garden(&policy)) }
+    }
+
+    /// With a garden of all living answers and without empty husks. What was asked for counts as asked for.
+    fn anew(policy: CachePolicy, shelf: &mut Shelf) -> Self {
+        let plot = Self::new(policy);
+        let Some(anew) = &plot.garden else {
+            shelf.clear();
+            return plot;
+        };
         let mut evicted = Vec::new();
         for (husk, entry) in shelf.living() {
-            let Some(kib) = weight(&entry) else { continue };
+            let Some(kib) = fits(&entry, &policy) else { continue };
             evicted.extend(anew.force_put(husk.key, Arc::clone(husk), kib));
             for _ in 0..husk.uses() {
                 anew.get(&husk.key);
@@ -158,7 +188,7 @@ impl Store {
         }
         shelf.empty = 0;
         shelf.evict(evicted.iter().map(|evicted| &evicted.data));
-        anew
+        plot
     }
 }
 
@@ -169,9 +199,10 @@ fn garden(policy: &CachePolicy) -> Garden {
     TinyUfo::new(usize::try_from(kib).unwrap_or(usize::MAX), estimate)
 }
 
-/// KiB, rounded up; `None` where TinyUFO cannot weigh it.
-fn weight(entry: &Entry) -> Option<u16> {
-    u16::try_from(entry.bytes().div_ceil(KIB)).ok()
+/// KiB, rounded up; `None` where TinyUFO cannot weigh it, or it is more than is kept.
+fn fits(entry: &Entry, policy: &CachePolicy) -> Option<u16> {
+    let kib = u16::try_from(entry.bytes().div_ceil(KIB)).ok()?;
+    Some(kib).filter(|kib| u64::from(*kib) <= policy.size_bytes_max / KIB)
 }
 
 #[cfg(test)]

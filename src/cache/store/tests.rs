@@ -135,3 +135,28 @@ proptest! {
         prop_assert_eq!((store.holding().bytes, store.holding().entries), (0, 0));
     }
 }
+
+#[test]
+fn another_policy_keeps_what_it_lets() {
+    let policy = CachePolicy { ttl: Duration::from_secs(100), ..CachePolicy::default() };
+    let store = Store::new(policy);
+    let at = Duration::from_secs;
+    (0..10).for_each(|n| keep(&store, numbered(n), 2000, at(n)));
+    keep(&store, numbered(10), 100_000, at(10));
+    let follow = |policy, now| {
+        store.follow(policy, now);
+        (found(&store, 0..11, now), store.holding().entries, store.holding().bytes_max)
+    };
+    assert_eq!(follow(CachePolicy { size_bytes_max: 1 << 20, ..policy }, at(10)), (11, 11, 1 << 20));
+    assert_eq!(follow(CachePolicy { entry_bytes_max: 50_000, ..policy }, at(10)), (10, 10, 64 << 20));
+    let shorter = CachePolicy { ttl: at(8), ..policy };
+    assert_eq!(follow(shorter, at(12)), (5, 5, 64 << 20), "counted from when they were made");
+    assert_eq!(follow(CachePolicy { ttl: at(1000), ..policy }, at(500)), (5, 5, 64 << 20));
+    let small = follow(CachePolicy { size_bytes_max: 8 * KIB, ttl: at(1000), ..policy }, at(500));
+    assert!((1..=2).contains(&small.0) && store.holding().bytes <= 8 * KIB, "{small:?}");
+    assert_eq!(follow(CachePolicy { size_bytes_max: 0, ..policy }, at(500)), (0, 0, 0));
+    assert!(!store.keeps() && store.holding().bytes == 0);
+    assert_eq!(follow(policy, at(501)), (0, 0, 64 << 20));
+    keep(&store, numbered(0), 2000, at(501));
+    assert_eq!(found(&store, 0..11, at(502)), 1);
+}
