@@ -15,6 +15,8 @@ use prometheus::{
 use super::families::Table;
 use super::labels::{CacheOutcome, Ended, Labels, Phase, ServerState};
 
+mod begin;
+
 /// The label of what is not named anywhere.
 const OTHER: &str = "other";
 
@@ -196,60 +198,15 @@ impl Metrics {
             log_lines_dropped: table
                 .counter("log_lines_dropped_total", "Access log lines that could not be written in time.")?,
             total: IntCounter::new("all", "Not exported: the sum for /stats.")?,
-            models: RwLock::new(labels.models.iter().map(|(model, _)| model.clone()).collect()),
+            models: RwLock::default(),
             keys: RwLock::default(),
             registry: registry.clone(),
         };
-        labels.keys.iter().for_each(|key| metrics.know_key(key));
         let build = table.floats("build_info", "1; the version stands in the label.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         metrics.last_reload.set(1.0);
-        metrics.begin(labels);
+        metrics.know(labels);
         Ok(metrics)
-    }
-
-    /// Puts every known label at 0.
-    fn begin(&self, labels: &Labels) {
-        let unknown = labels.servers.iter().map(|(upstream, _)| (OTHER.to_owned(), upstream.clone()));
-        for (model, upstream) in labels.models.iter().cloned().chain(unknown) {
-            for cache in CacheOutcome::ALL {
-                self.requests.with_label_values(&[model.as_str(), upstream.as_str(), "200", cache.name()]);
-                self.duration.with_label_values(&[model.as_str(), cache.name()]);
-                self.first_token.with_label_values(&[model.as_str(), cache.name()]);
-            }
-            self.per_output_token.with_label_values(&[model.as_str()]);
-            self.cached_tokens.with_label_values(&[model.as_str()]);
-            for key in labels.keys.iter().take(KEYS_AT_ZERO_MAX) {
-                for kind in ["input", "output"] {
-                    self.tokens.with_label_values(&[key.as_str(), model.as_str(), kind]);
-                }
-            }
-        }
-        for limit in &labels.limits {
-            self.limit_refusals.with_label_values(&[limit]);
-        }
-        for phase in Phase::ALL {
-            self.disconnects.with_label_values(&[phase.name()]);
-        }
-        for reason in ["connect", "broken", "unrendered"] {
-            self.retries.with_label_values(&[reason]);
-        }
-        for result in ["success", "failure"] {
-            self.reloads.with_label_values(&[result]);
-        }
-        self.fallbacks.with_label_values(&[OTHER, OTHER]);
-        for (model, fallback) in &labels.fallbacks {
-            self.fallbacks.with_label_values(&[model, fallback]);
-        }
-        for (upstream, server) in &labels.servers {
-            self.server_up.with_label_values(&[upstream.as_str(), server]);
-            self.server_breaker.with_label_values(&[upstream.as_str(), server]);
-            self.retries_withheld.with_label_values(&[upstream]);
-            self.model_swaps.with_label_values(&[upstream.as_str(), server]);
-            for state in ["busy", "idle"] {
-                self.server_slots.with_label_values(&[upstream.as_str(), server, state]);
-            }
-        }
     }
 
     /// Admits a model as a label, after a server reported it.
