@@ -18,6 +18,7 @@ mod listen;
 mod models;
 mod process;
 mod request;
+mod restart;
 mod section;
 mod settings;
 mod source;
@@ -50,11 +51,12 @@ pub struct Loaded {
 
 /// Reads and checks a file, and those it names.
 pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Faults> {
-    let file = path.display().to_string();
-    match read_text(path, FILE_BYTES_MAX) {
-        Ok(text) => from_text(&text, &file, environment),
-        Err(unread) => Err(unread.of_file(&file)),
-    }
+    from_text(&read_file_text(path)?, &path.display().to_string(), environment)
+}
+
+/// Reads a file, within its bound.
+pub fn read_file_text(path: &Path) -> Result<String, Faults> {
+    read_text(path, FILE_BYTES_MAX).map_err(|unread| unread.of_file(&path.display().to_string()))
 }
 
 /// Checks a text that was read from `file_name`; paths in it are relative to that file's folder.
