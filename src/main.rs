@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ai_gateway::config::{self, Loaded};
-use ai_gateway::server::{self, Launch};
+use ai_gateway::config::{self, Faults, Loaded};
+use ai_gateway::server::{self, Launch, Origin};
 use ai_gateway::store::Filter;
 use clap::{Parser, Subcommand};
 use jiff::civil::Date;
@@ -72,10 +72,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        None => load(None).and_then(|loaded| run(loaded, Launch::default())),
-        Some(Command::Run { config, daemon, upgrade }) => {
-            load(Some(&config)).and_then(|loaded| run(loaded, Launch { daemon, upgrade }))
-        }
+        None => load(None).and_then(|loaded| run(loaded, None, Launch::default())),
+        Some(Command::Run { config, daemon, upgrade }) => load_to_run(&config)
+            .and_then(|(loaded, origin)| run(loaded, Some(origin), Launch { daemon, upgrade })),
         Some(Command::Check { file }) => check(&file),
         Some(Command::Key(command)) => cli::key::run(command),
         Some(Command::Health { config }) => health(config.as_deref()),
@@ -99,8 +98,18 @@ fn load(file: Option<&Path>) -> Result<Loaded, Failure> {
     loaded.map_err(|faults| Failure::Wrong(faults.to_string()))
 }
 
-fn run(loaded: Loaded, launch: Launch) -> Result<(), Failure> {
-    server::run(loaded, launch).map_err(|reason| Failure::Failed(format!("ai-gateway: {reason}")))
+/// The file by its path from the root on: it is read again later, when a daemon has changed its folder.
+fn load_to_run(file: &Path) -> Result<(Loaded, Origin), Failure> {
+    let wrong = |faults: Faults| Failure::Wrong(faults.to_string());
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let text = config::read_file_text(&file).map_err(wrong)?;
+    let name = file.display().to_string();
+    let loaded = config::from_text(&text, &name, &config::process_environment).map_err(wrong)?;
+    Ok((loaded, Origin { file, text }))
+}
+
+fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(), Failure> {
+    server::run(loaded, origin, launch).map_err(|reason| Failure::Failed(format!("ai-gateway: {reason}")))
 }
 
 fn check(file: &Path) -> Result<(), Failure> {

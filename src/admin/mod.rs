@@ -14,28 +14,28 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use subtle::ConstantTimeEq;
 
-use crate::proxy::Gateway;
 use crate::proxy::own::{self, Report};
+use crate::proxy::{Current, Gateway};
 use crate::wire::{ErrorBody, Protocol};
 
 /// The class of error of a request that is wrong in itself.
 const REQUEST: &str = "invalid_request_error";
 
 /// The operator's listener.
-pub(crate) struct Admin(pub(crate) Arc<Gateway>);
+pub(crate) struct Admin(pub(crate) Arc<Current>);
 
 /// A listener for `/metrics` alone.
-pub(crate) struct MetricsPage(pub(crate) Arc<Gateway>);
+pub(crate) struct MetricsPage(pub(crate) Arc<Current>);
 
 #[async_trait]
 impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        let gateway = &*self.0;
+        let gateway = &self.0.load();
         let head = session.req_header();
         let path = head.uri.path();
         let is_probe = matches!(path, "/live" | "/ready");
         if !is_probe
-            && !self.may_ask(head.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes))
+            && !may_ask(gateway, head.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes))
         {
             return refusal(
                 401,
@@ -46,7 +46,7 @@ impl ServeHttp for Admin {
         }
         match path {
             "/cache" => return purge::answer(gateway, head),
-            "/usage" => return usage::answer(&self.0, head).await,
+            "/usage" => return usage::answer(gateway, head).await,
             _ if path.starts_with(servers::PREFIX) => return servers::answer(gateway, head),
             _ => {}
         }
@@ -67,12 +67,10 @@ impl ServeHttp for Admin {
     }
 }
 
-impl Admin {
-    fn may_ask(&self, authorization: Option<&[u8]>) -> bool {
-        let Some(token) = &self.0.settings.admin.token else { return true };
-        let presented = authorization.and_then(|value| value.strip_prefix(b"Bearer "));
-        presented.is_some_and(|presented| presented.ct_eq(token.0.as_bytes()).into())
-    }
+fn may_ask(gateway: &Gateway, authorization: Option<&[u8]>) -> bool {
+    let Some(token) = &gateway.settings.admin.token else { return true };
+    let presented = authorization.and_then(|value| value.strip_prefix(b"Bearer "));
+    presented.is_some_and(|presented| presented.ct_eq(token.0.as_bytes()).into())
 }
 
 #[async_trait]
@@ -80,7 +78,7 @@ impl ServeHttp for MetricsPage {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let head = session.req_header();
         match head.uri.path() {
-            "/metrics" if is_read(&head.method) => metrics(&self.0),
+            "/metrics" if is_read(&head.method) => metrics(&self.0.load()),
             "/metrics" => method_not_allowed("GET, HEAD"),
             _ => not_found(),
         }

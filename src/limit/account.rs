@@ -76,27 +76,20 @@ impl Account {
         }
     }
 
-    /// The same key under another grant: what it has used stays used. The models are those of the same file.
-    pub fn regranted(&self, grant: Grant, now: Duration) -> Self {
-        let quota = |old: Option<&Arc<Quota>>, allowance: &Allowance| match old {
-            Some(old) if old.allowance() == allowance => Arc::clone(old),
-            Some(old) => Arc::new(old.reshaped(*allowance, now)),
-            None => Arc::new(Quota::new(*allowance)),
+    /// The same key under another grant: what it has used stays used. `places`: by a rule's place, the one that its
+    /// model had here.
+    pub fn regranted(&self, grant: Grant, places: &[Option<usize>], now: Duration) -> Self {
+        let model = |(at, allowance): (usize, &Allowance)| {
+            let old = places.get(at).copied().flatten().and_then(|place| self.models.get(place));
+            old.map_or_else(|| Arc::new(Quota::new(*allowance)), |old| old.succeeded(*allowance, now))
         };
-        let models = grant.models.iter().enumerate();
         let users = self.users();
+        let user = |(user, old): (&String, &Arc<Quota>)| (user.clone(), old.succeeded(grant.user, now));
         Self {
-            own: quota(Some(&self.own), &grant.own),
-            models: models.map(|(at, allowance)| quota(self.models.get(at), allowance)).collect(),
-            users: Mutex::new(Users {
-                quotas: users
-                    .quotas
-                    .iter()
-                    .map(|(user, old)| (user.clone(), quota(Some(old), &grant.user)))
-                    .collect(),
-                swept: users.swept,
-            }),
-            crowd: quota(Some(&self.crowd), &grant.user),
+            own: self.own.succeeded(grant.own, now),
+            models: grant.models.iter().enumerate().map(model).collect(),
+            users: Mutex::new(Users { quotas: users.quotas.iter().map(user).collect(), swept: users.swept }),
+            crowd: self.crowd.succeeded(grant.user, now),
             reserved: Arc::clone(&self.reserved),
             grant,
         }

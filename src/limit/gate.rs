@@ -14,37 +14,79 @@ use super::subjects::{Refused, Subjects};
 /// All limits that are not a key's own.
 pub struct Gate {
     gateway: Arc<Quota>,
-    /// By the model rule's place.
+    ip: Option<Rate>,
+    /// By the model rule's place, as are the quotas.
+    shares: Vec<ModelShare>,
     models: Vec<Option<Arc<Quota>>>,
     /// Under which rule's place a key's requests are counted, by the rule's place.
     key_places: Vec<usize>,
     /// Whether requests are limited by model too.
     by_model: bool,
-    addresses: Option<Shield>,
+    addresses: Option<Arc<Shield>>,
 }
 
 impl Gate {
     /// `models`: by the rule's place. `key_places`: the same of keys with each model; empty where none is limited so.
     pub fn new(gateway: Allowance, models: &[ModelShare], key_places: Vec<usize>, ip: Option<Rate>) -> Self {
-        let own = |model: &ModelShare| match model {
+        let quota = |_, allowance| Arc::new(Quota::new(allowance));
+        let shield = ip.map(|rate| Arc::new(Shield::new(rate)));
+        Self::made((Arc::new(Quota::new(gateway)), shield), models, key_places, ip, quota)
+    }
+
+    /// The same under other limits: what was used stays used. `places`: by a rule's place, the one it had here.
+    pub fn regranted(
+        &self,
+        gateway: Allowance,
+        models: &[ModelShare],
+        key_places: Vec<usize>,
+        ip: Option<Rate>,
+        places: &[Option<usize>],
+        now: Duration,
+    ) -> Self {
+        let own = |place: usize| match self.shares.get(place)? {
+            ModelShare::Own(_) => self.models.get(place)?.as_ref(),
+            // Its quota is another's.
+            ModelShare::Of(_) => None,
+        };
+        let quota = |place: usize, allowance| {
+            let old = places.get(place).copied().flatten().and_then(own);
+            old.map_or_else(|| Arc::new(Quota::new(allowance)), |old| old.succeeded(allowance, now))
+        };
+        let shield = match &self.addresses {
+            Some(shield) if self.ip == ip => Some(Arc::clone(shield)),
+            _ => ip.map(|rate| Arc::new(Shield::new(rate))),
+        };
+        Self::made((self.gateway.succeeded(gateway, now), shield), models, key_places, ip, quota)
+    }
+
+    fn made(
+        (gateway, addresses): (Arc<Quota>, Option<Arc<Shield>>),
+        shares: &[ModelShare],
+        key_places: Vec<usize>,
+        ip: Option<Rate>,
+        quota: impl Fn(usize, Allowance) -> Arc<Quota>,
+    ) -> Self {
+        let own = |(place, model): (usize, &ModelShare)| match model {
             ModelShare::Own(allowance) if *allowance != Allowance::default() => {
-                Some(Arc::new(Quota::new(*allowance)))
+                Some(quota(place, *allowance))
             }
             _ => None,
         };
-        let mut quotas: Vec<Option<Arc<Quota>>> = models.iter().map(own).collect();
-        for (place, model) in models.iter().enumerate() {
+        let mut quotas: Vec<Option<Arc<Quota>>> = shares.iter().enumerate().map(own).collect();
+        for (place, model) in shares.iter().enumerate() {
             // Its model may stand before it or after.
             if let ModelShare::Of(meant) = model {
                 quotas[place] = quotas.get(*meant).cloned().flatten();
             }
         }
         Self {
-            gateway: Arc::new(Quota::new(gateway)),
+            gateway,
+            ip,
             by_model: !key_places.is_empty() || quotas.iter().any(Option::is_some),
             key_places,
+            shares: shares.to_vec(),
             models: quotas,
-            addresses: ip.map(Shield::new),
+            addresses,
         }
     }
 

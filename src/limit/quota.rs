@@ -58,6 +58,11 @@ impl Quota {
         }
     }
 
+    /// As [`Quota::reshaped`]; itself where nothing changes.
+    pub(super) fn succeeded(self: &Arc<Self>, allowance: Allowance, now: Duration) -> Arc<Self> {
+        if self.allowance == allowance { Arc::clone(self) } else { Arc::new(self.reshaped(allowance, now)) }
+    }
+
     pub fn allowance(&self) -> &Allowance {
         &self.allowance
     }

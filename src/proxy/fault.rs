@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::Landing;
 use crate::observe::Phase;
-use crate::route::{Fingerprint, Grant, Server, Sign};
+use crate::route::{Fingerprint, Grant, Sign};
 
 use super::context::{Context, Keep};
 use super::forward::CREDENTIALS;
@@ -46,10 +46,7 @@ pub(super) fn connect_failed(gateway: &Gateway, ctx: &mut Context, error: &Error
         server.forget_report();
         if distrust {
             gateway.note_distrust(server, error);
-            let is_left = |other: &&Arc<Server>| {
-                other.takes_requests() && !ctx.route.tried.iter().any(|tried| Arc::ptr_eq(tried, other))
-            };
-            if !job.resolved.upstream.servers.iter().any(|other| is_left(&other)) {
+            if !job.resolved.upstream.has_left(&ctx.route.tried) {
                 // Its certificate will be no other one in a moment.
                 ctx.route.failure = Some(DISTRUSTED);
                 return true;
@@ -68,7 +65,7 @@ pub(super) fn connect_failed(gateway: &Gateway, ctx: &mut Context, error: &Error
 fn blame(ctx: &mut Context, why: &str) {
     let Some(lease) = &ctx.route.lease else { return };
     let server = Arc::clone(lease.server());
-    if !ctx.route.blamed.iter().any(|blamed| Arc::ptr_eq(blamed, &server)) {
+    if !ctx.route.blamed.iter().any(|blamed| blamed.is(&server)) {
         ctx.gateway.note_fault(&server, why);
         ctx.route.blamed.push(server);
     }

@@ -1,7 +1,11 @@
 //! One gateway: the settings it runs under, the five boxes made from them, and its clock.
+//!
+//! A file that changes makes another: what is configured is made anew, and what outlives a file is shared by both. A
+//! request ends under the gateway that it began under.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pingora::Error;
@@ -10,7 +14,7 @@ use crate::cache::{Answers, Flights, Purges, Store};
 use crate::config::{AccessLog, KeySettings, LogFormat, ModelSettings, Settings};
 use crate::limit::{Allowance, Gate, Limit, ModelShare};
 use crate::observe::{ANYBODY, Labels, Metrics, Sink, Writer};
-use crate::route::{Felled, Fleet, Opening, Server, Sign, Turn, Upstream};
+use crate::route::{Felled, Fleet, ModelRule, Opening, Server, Sign, Turn, Upstream};
 use crate::store::Ledger;
 use crate::wire::RequestRules;
 
@@ -19,7 +23,7 @@ use super::names::Names;
 use super::refusal::Refusal;
 use super::roster::Roster;
 use super::side::Side;
-use super::trust::Trust;
+use super::trust::{Trust, check_roots};
 
 /// What servers are complained of in: no TLS with them.
 pub(super) const TLS: &str = "tls";
@@ -29,23 +33,25 @@ pub struct Gateway {
     /// `None`: open to everybody.
     roster: Option<ArcSwap<Roster>>,
     pub gate: Gate,
-    pub store: Store,
-    pub ledger: Ledger,
-    pub side: Side,
-    pub trust: Trust,
-    pub names: Names,
-    pub purges: Purges,
-    pub(super) flights: Flights<Refusal>,
     pub fleet: Fleet,
-    pub(super) felled: Felled,
-    pub metrics: Metrics,
-    pub log: Writer,
     pub log_format: LogFormat,
-    pub clock: Clock,
     pub bodies: Bodies,
     /// What of a model's answers is kept, by the rule's place.
     model_answers: Vec<Option<Answers>>,
-    draining: AtomicBool,
+    // What outlives a file.
+    pub store: Arc<Store>,
+    pub ledger: Arc<Ledger>,
+    pub side: Arc<Side>,
+    pub trust: Arc<Trust>,
+    pub names: Arc<Names>,
+    pub purges: Arc<Purges>,
+    pub(super) flights: Arc<Flights<Refusal>>,
+    pub(super) felled: Arc<Felled>,
+    pub metrics: Arc<Metrics>,
+    pub log: Arc<Writer>,
+    pub clock: Clock,
+    roots: Option<String>,
+    draining: Arc<AtomicBool>,
 }
 
 impl Gateway {
@@ -54,8 +60,9 @@ impl Gateway {
     pub fn new(settings: Settings, roots: Option<String>) -> Result<Self, String> {
         let clock = Clock::start();
         let roster = settings.keys.as_deref().map(|keys| roster(&settings, keys, None, &clock));
-        let rules = settings.models.iter().map(|model| model.rule.clone()).collect();
-        let fleet = Fleet::new(settings.upstreams.clone(), rules);
+        let fleet = Fleet::new(settings.upstreams.clone(), rules(&settings));
+        let trust = Trust::default();
+        trust.learn(fleet.servers.iter());
         let metrics = Metrics::new(&labels(&settings, &fleet))
             .map_err(|error| format!("cannot make the metrics: {error}"))?;
         let sink = match &settings.log.access {
@@ -71,25 +78,83 @@ impl Gateway {
         };
         Ok(Self {
             roster: roster.map(ArcSwap::from_pointee),
-            gate: gate(&settings),
-            ledger,
-            side: Side::new(roots),
-            trust: Trust::new(&settings.upstreams),
-            names: Names::new(settings.hosts.clone()),
-            store: Store::new(settings.cache),
-            purges: Purges::default(),
-            flights: Flights::default(),
-            log,
+            gate: gate(&settings, None, clock.now()),
+            ledger: Arc::new(ledger),
+            side: Arc::new(Side::new(roots.clone())),
+            trust: Arc::new(trust),
+            names: Arc::new(Names::new(settings.hosts.clone())),
+            store: Arc::new(Store::new(settings.cache)),
+            purges: Arc::default(),
+            flights: Arc::default(),
+            log: Arc::new(log),
             log_format: settings.log.format,
             clock,
-            bodies: Bodies::new(settings.body.bytes_total_max),
+            bodies: Bodies { bytes: Arc::default(), bytes_max: settings.body.bytes_total_max },
             model_answers: settings.models.iter().map(|model| model.answers).collect(),
-            draining: AtomicBool::new(false),
+            draining: Arc::default(),
             fleet,
-            felled: Felled::default(),
-            metrics,
+            felled: Arc::default(),
+            metrics: Arc::new(metrics),
+            roots,
             settings,
         })
+    }
+
+    /// The fleet of a file that comes after. New servers may be asked for their health; nothing else goes to them yet.
+    pub fn fleet_after(&self, settings: &Settings) -> Result<Fleet, String> {
+        check_roots(&settings.upstreams, self.roots.as_deref())?;
+        let fleet = Fleet::after(Some(&self.fleet), settings.upstreams.clone(), rules(settings));
+        self.trust.learn(self.fleet.servers.iter().chain(&fleet.servers));
+        Ok(fleet)
+    }
+
+    /// The gateway of that file: what was used stays used, what was kept is kept, and who waits goes on waiting.
+    pub(super) fn succeeded(&self, settings: Settings, fleet: Fleet) -> Self {
+        let now = self.clock.now();
+        let place = |model: &ModelSettings| {
+            self.settings.models.iter().position(|old| old.rule.pattern == model.rule.pattern)
+        };
+        let places: Vec<Option<usize>> = settings.models.iter().map(place).collect();
+        let before = self.roster();
+        let before = before.as_ref().map(|before| (before.as_ref(), places.as_slice()));
+        let roster = settings.keys.as_deref().map(|keys| roster(&settings, keys, before, &self.clock));
+        self.metrics.know(&labels(&settings, &fleet));
+        self.store.follow(settings.cache, now);
+        self.fleet.hand_over(&fleet);
+        for (upstream, server) in self.fleet.places() {
+            let (upstream, server) = (&upstream.spec.name, &server.spec.name);
+            let is_it = |place: &(&Arc<Upstream>, &Arc<Server>)| {
+                place.0.spec.name == *upstream && place.1.spec.name == *server
+            };
+            if fleet.places().find(is_it).is_none() {
+                self.metrics.forget_server(upstream, server);
+            }
+        }
+        Self {
+            roster: roster.map(ArcSwap::from_pointee),
+            gate: gate(&settings, Some((&self.gate, &places)), now),
+            fleet,
+            log_format: settings.log.format,
+            bodies: Bodies {
+                bytes: Arc::clone(&self.bodies.bytes),
+                bytes_max: settings.body.bytes_total_max,
+            },
+            model_answers: settings.models.iter().map(|model| model.answers).collect(),
+            store: Arc::clone(&self.store),
+            ledger: Arc::clone(&self.ledger),
+            side: Arc::clone(&self.side),
+            trust: Arc::clone(&self.trust),
+            names: Arc::clone(&self.names),
+            purges: Arc::clone(&self.purges),
+            flights: Arc::clone(&self.flights),
+            felled: Arc::clone(&self.felled),
+            metrics: Arc::clone(&self.metrics),
+            log: Arc::clone(&self.log),
+            clock: self.clock,
+            roots: self.roots.clone(),
+            draining: Arc::clone(&self.draining),
+            settings,
+        }
     }
 
     /// The keys in force; `None`: open to everybody.
@@ -103,7 +168,9 @@ impl Gateway {
         if let Some(current) = &self.roster {
             let before = current.load_full();
             keys.iter().for_each(|key| self.metrics.know_key(&key.key.name));
-            current.store(Arc::new(roster(&self.settings, keys, Some(&before), &self.clock)));
+            let places: Vec<_> = (0..self.settings.models.len()).map(Some).collect();
+            let before = Some((before.as_ref(), places.as_slice()));
+            current.store(Arc::new(roster(&self.settings, keys, before, &self.clock)));
         }
     }
 
@@ -209,11 +276,21 @@ impl Gateway {
     }
 }
 
-fn roster(settings: &Settings, keys: &[KeySettings], before: Option<&Roster>, clock: &Clock) -> Roster {
+fn rules(settings: &Settings) -> Vec<ModelRule> {
+    settings.models.iter().map(|model| model.rule.clone()).collect()
+}
+
+/// `before`: those whom these succeed, with the place there of each model's rule.
+fn roster(
+    settings: &Settings,
+    keys: &[KeySettings],
+    before: Option<(&Roster, &[Option<usize>])>,
+    clock: &Clock,
+) -> Roster {
     Roster::new(keys, &settings.limits, &settings.models, before, clock.now())
 }
 
-fn gate(settings: &Settings) -> Gate {
+fn gate(settings: &Settings, before: Option<(&Gate, &[Option<usize>])>, now: Duration) -> Gate {
     let (limits, models) = (&settings.limits, &settings.models);
     let place = |alias: &ModelSettings| {
         let meant = alias.rule.rename.as_deref()?;
@@ -236,7 +313,10 @@ fn gate(settings: &Settings) -> Gate {
         _ => own,
     };
     let key_places = models.iter().enumerate().filter(|_| by_model).map(key_place).collect();
-    Gate::new(limits.gateway, &shares, key_places, limits.ip)
+    match before {
+        None => Gate::new(limits.gateway, &shares, key_places, limits.ip),
+        Some((old, places)) => old.regranted(limits.gateway, &shares, key_places, limits.ip, places, now),
+    }
 }
 
 fn labels(settings: &Settings, fleet: &Fleet) -> Labels {
@@ -274,10 +354,6 @@ pub struct BodyShare {
 }
 
 impl Bodies {
-    fn new(bytes_max: u64) -> Self {
-        Self { bytes: Arc::default(), bytes_max }
-    }
-
     /// An empty share, to grow as the body arrives.
     pub fn share(&self) -> BodyShare {
         BodyShare { bytes: 0, all: Arc::clone(&self.bytes) }

@@ -17,6 +17,7 @@ mod clock;
 mod context;
 mod cors;
 mod cost;
+mod current;
 mod failure;
 mod fallback;
 mod fault;
@@ -59,6 +60,7 @@ use self::body::Stop;
 use self::context::{Context, Job};
 use self::tap::{End, Tap};
 
+pub use self::current::Current;
 pub use self::gateway::Gateway;
 
 /// A caller's idle connection is closed after this long; Pingora's default is never.
@@ -68,36 +70,37 @@ const KEEPALIVE_SECONDS: u64 = 60;
 const WRITE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// The gateway as Pingora sees it.
-pub struct Proxy(pub Arc<Gateway>);
+pub struct Proxy(pub Arc<Current>);
 
 #[async_trait]
 impl ProxyHttp for Proxy {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context::new(Arc::clone(&self.0))
+        Context::new(self.0.load())
     }
 
     /// No modules: Pingora's default would look at compression on every answer.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+        let gateway = Arc::clone(&ctx.gateway);
         let downstream = &mut session.downstream_session;
         if downstream.get_keepalive().is_some() {
-            downstream.set_keepalive(Some(KEEPALIVE_SECONDS).filter(|_| self.0.is_ready()));
+            downstream.set_keepalive(Some(KEEPALIVE_SECONDS).filter(|_| gateway.is_ready()));
         }
         downstream.set_write_timeout(Some(WRITE_TIME_MAX));
         // Pingora's own would be 60 s whatever the file says; ours comes first, and has an answer.
-        downstream.set_read_timeout(Some(self.0.settings.body.idle + Duration::from_secs(1)));
-        arrival::read(&self.0, session, &mut ctx.arrival);
+        downstream.set_read_timeout(Some(gateway.settings.body.idle + Duration::from_secs(1)));
+        arrival::read(&gateway, session, &mut ctx.arrival);
         Ok(())
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        let gateway = &*self.0;
-        let mut verdict = admit::admit(gateway, session, ctx).await;
+        let gateway = Arc::clone(&ctx.gateway);
+        let mut verdict = admit::admit(&gateway, session, ctx).await;
         while let Ok(Verdict::Follow(aboard)) = verdict {
-            match follow::follow(gateway, session, ctx, *aboard).await? {
+            match follow::follow(&gateway, session, ctx, *aboard).await? {
                 None => return Ok(true),
                 Some(next) => verdict = next,
             }
@@ -107,37 +110,38 @@ impl ProxyHttp for Proxy {
                 ctx.take_on(*job);
                 return Ok(false);
             }
-            Ok(Verdict::Hit(hit)) => respond::hit(gateway, session, ctx, hit).await?,
+            Ok(Verdict::Hit(hit)) => respond::hit(&gateway, session, ctx, hit).await?,
             Ok(Verdict::Follow(_)) => {}
-            Ok(Verdict::Preflight) => respond::preflight(gateway, session, ctx).await?,
-            Ok(Verdict::Own(own)) => answer_own(gateway, session, ctx, own).await?,
-            Err(Stop::Refused(refusal)) => respond::refuse(gateway, session, ctx, refusal).await?,
-            Err(Stop::Left(error)) => return Err(failure::left(gateway, session, ctx, error)),
+            Ok(Verdict::Preflight) => respond::preflight(&gateway, session, ctx).await?,
+            Ok(Verdict::Own(own)) => answer_own(&gateway, session, ctx, own).await?,
+            Err(Stop::Refused(refusal)) => respond::refuse(&gateway, session, ctx, refusal).await?,
+            Err(Stop::Left(error)) => return Err(failure::left(&gateway, session, ctx, error)),
         }
         Ok(true)
     }
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        let gateway = Arc::clone(&ctx.gateway);
         if ctx.job.is_some() {
-            session::wrap(session, &self.0, ctx);
+            session::wrap(session, &gateway, ctx);
         }
-        let chosen = forward::choose(&self.0, session, ctx).await;
+        let chosen = forward::choose(&gateway, session, ctx).await;
         if !matches!(chosen, Ok(None)) {
             session::unwrap(session, &ctx.slot);
         }
         match chosen {
             Ok(None) => Ok(true),
-            Ok(Some(hit)) => respond::hit(&self.0, session, ctx, hit).await.map(|()| false),
+            Ok(Some(hit)) => respond::hit(&gateway, session, ctx, hit).await.map(|()| false),
             Err(Stop::Refused(refusal)) => {
-                respond::refuse(&self.0, session, ctx, refusal).await?;
+                respond::refuse(&gateway, session, ctx, refusal).await?;
                 Ok(false)
             }
-            Err(Stop::Left(error)) => Err(failure::left(&self.0, session, ctx, error)),
+            Err(Stop::Left(error)) => Err(failure::left(&gateway, session, ctx, error)),
         }
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        forward::peer(&self.0, session, ctx).await
+        forward::peer(&Arc::clone(&ctx.gateway), session, ctx).await
     }
 
     async fn upstream_request_filter(
@@ -146,7 +150,7 @@ impl ProxyHttp for Proxy {
         request: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        forward::request(&self.0, session, ctx, request)
+        forward::request(&ctx.gateway, session, ctx, request)
     }
 
     async fn upstream_response_filter(
@@ -155,13 +159,14 @@ impl ProxyHttp for Proxy {
         answer: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        let gateway = Arc::clone(&ctx.gateway);
         forward::refuse_upgrade(answer.status)?;
         if ctx.route.failure.is_some() || answer.status.is_informational() {
             return Ok(());
         }
         if let Some(job) = &ctx.job {
             forward::refuse_empty_stream(answer, job.endpoint)?;
-            fault::answered(&self.0, ctx, answer.status);
+            fault::answered(&gateway, ctx, answer.status);
         }
         ctx.told.upstream_status = Some(answer.status.as_u16());
         forward::check_credentials(answer.status)?;
@@ -170,7 +175,7 @@ impl ProxyHttp for Proxy {
             if let Some(leader) = &ctx.leads {
                 leader.head(tap::head(answer, fallback::instead(ctx)));
             }
-            ctx.tap = Some(Tap::new(job, answer, framed, self.0.store.entry_bytes_max()));
+            ctx.tap = Some(Tap::new(job, answer, framed, gateway.store.entry_bytes_max()));
         }
         Ok(())
     }
@@ -181,12 +186,13 @@ impl ProxyHttp for Proxy {
         answer: &mut ResponseHeader,
         ctx: &mut Context,
     ) -> Result<()> {
+        let gateway = Arc::clone(&ctx.gateway);
         if answer.status.is_informational() {
             return Ok(());
         }
         respond::unmark(answer);
         if ctx.route.failure.is_some() {
-            respond::replace(&self.0, ctx, answer)?;
+            respond::replace(&gateway, ctx, answer)?;
         } else {
             ctx.told.status = answer.status.as_u16();
             frame(session, answer)?;
@@ -201,9 +207,9 @@ impl ProxyHttp for Proxy {
             ctx.told.complete = true;
             ctx.land(Landing::Whole);
             ctx.release();
-            settle::count(&self.0, ctx);
+            settle::count(&gateway, ctx);
         }
-        respond::mark(&self.0, ctx, answer)
+        respond::mark(&gateway, ctx, answer)
     }
 
     fn response_body_filter(
@@ -213,12 +219,13 @@ impl ProxyHttp for Proxy {
         end_of_stream: bool,
         ctx: &mut Context,
     ) -> Result<Option<Duration>> {
+        let gateway = Arc::clone(&ctx.gateway);
         if ctx.route.failure.is_some() {
             if body.is_some() {
                 *body = respond::replaced_body(ctx);
             }
         } else {
-            pass(&self.0, ctx, body, end_of_stream)?;
+            pass(&gateway, ctx, body, end_of_stream)?;
         }
         ctx.told.bytes_out += body.as_ref().map_or(0, |body| body.len() as u64);
         if end_of_stream {
@@ -226,7 +233,7 @@ impl ProxyHttp for Proxy {
                 ctx.complete();
             }
             ctx.release();
-            settle::count(&self.0, ctx);
+            settle::count(&gateway, ctx);
         }
         Ok(None)
     }
@@ -238,7 +245,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
         error: Box<Error>,
     ) -> Box<Error> {
-        failure::connect(&self.0, ctx, error)
+        failure::connect(&Arc::clone(&ctx.gateway), ctx, error)
     }
 
     fn error_while_proxy(
@@ -249,18 +256,20 @@ impl ProxyHttp for Proxy {
         ctx: &mut Context,
         client_reused: bool,
     ) -> Box<Error> {
-        failure::midway(&self.0, session, ctx, error, client_reused)
+        failure::midway(&Arc::clone(&ctx.gateway), session, ctx, error, client_reused)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        let gateway = Arc::clone(&ctx.gateway);
         session::unwrap(session, &ctx.slot);
-        failure::end(&self.0, session, ctx, error).await
+        failure::end(&gateway, session, ctx, error).await
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+        let gateway = Arc::clone(&ctx.gateway);
         session::unwrap(session, &ctx.slot);
-        settle::count(&self.0, ctx);
-        settle::write(&self.0, ctx);
+        settle::count(&gateway, ctx);
+        settle::write(&gateway, ctx);
     }
 
     /// Failures stand in the access log and the metrics; a caller that leaves is no failure of ours.

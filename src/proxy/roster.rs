@@ -43,18 +43,20 @@ impl Member {
 }
 
 impl Roster {
-    /// `before`: those whom these succeed, at `now`.
+    /// `before`: those whom these succeed, at `now`, with the place that each model's rule had there.
     pub fn new(
         keys: &[KeySettings],
         limits: &Limits,
         models: &[ModelSettings],
-        before: Option<&Self>,
+        before: Option<(&Self, &[Option<usize>])>,
         now: Duration,
     ) -> Self {
-        let before: HashMap<&str, &Arc<Member>> = before
+        let places = before.map(|(_, places)| places).unwrap_or_default();
+        let known: HashMap<&str, &Arc<Member>> = before
             .iter()
-            .flat_map(|roster| roster.members.iter().map(|member| (member.name.as_str(), member)))
+            .flat_map(|(roster, _)| roster.members.iter().map(|member| (member.name.as_str(), member)))
             .collect();
+        let moved = places.iter().enumerate().any(|(at, place)| *place != Some(at));
         let by_model: Vec<Allowance> =
             models.iter().map(|model| model.key_limits.or(limits.key_model)).collect();
         let by_model =
@@ -71,9 +73,11 @@ impl Roster {
                 models: by_model.clone(),
                 budgets: settings.budgets.clone(),
             };
-            let account = match before.get(name.as_str()) {
-                Some(old) if *old.account.grant() == grant => Arc::clone(&old.account),
-                Some(old) => Arc::new(old.account.regranted(grant, now)),
+            let account = match known.get(name.as_str()) {
+                Some(old) if *old.account.grant() == grant && (!moved || grant.models.is_empty()) => {
+                    Arc::clone(&old.account)
+                }
+                Some(old) => Arc::new(old.account.regranted(grant, places, now)),
                 None => Arc::new(Account::new(grant)),
             };
             Arc::new(Member {

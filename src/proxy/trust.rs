@@ -5,40 +5,59 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use pingora::protocols::tls::CaType;
 use pingora::tls::{RootCertStore, load_ca_file_into_store, load_platform_certs_incl_env_into_store};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::utils::tls::{WrappedX509, parse_x509};
 use pingora::{Error, ErrorType};
 
-use crate::route::{Server, ServerSpec, UpstreamSpec};
+use crate::route::{CaBundle, Server, ServerSpec, UpstreamSpec};
 
 /// The roots of a gateway that needs none.
 const NOBODY: &str = "/dev/null";
 
-/// The bundles that the file names, as Pingora wants them.
-pub struct Trust(HashMap<PathBuf, Bundle>);
+/// The bundles of all servers that are there, as Pingora wants them, by where each stands in memory: two files may be
+/// in force for a while, and one bundle may be read again with other certificates in it.
+#[derive(Default)]
+pub struct Trust {
+    bundles: ArcSwap<HashMap<usize, Bundle>>,
+    groups: AtomicU64,
+}
 
+#[derive(Clone)]
 struct Bundle {
+    /// Holds the place in memory.
+    of: Arc<CaBundle>,
     certificates: Arc<CaType>,
     /// Connections that one bundle has vouched for are not used where another must.
     group: u64,
 }
 
+fn place(bundle: &Arc<CaBundle>) -> usize {
+    Arc::as_ptr(bundle).addr()
+}
+
 impl Trust {
-    pub fn new(upstreams: &[UpstreamSpec]) -> Self {
-        let mut bundles = HashMap::new();
-        for bundle in servers(upstreams).filter_map(|server| server.ca.as_ref()) {
-            let group = bundles.len() as u64 + 1;
-            bundles.entry(bundle.file.clone()).or_insert_with(|| {
+    /// Takes in the bundles of these servers, and forgets those that no server has any more.
+    pub fn learn<'a>(&self, servers: impl Iterator<Item = &'a Arc<Server>>) {
+        let mut bundles = HashMap::clone(&self.bundles.load());
+        // Here and in the table before.
+        bundles.retain(|_, bundle| Arc::strong_count(&bundle.of) > 2);
+        for bundle in servers.filter_map(|server| server.spec.ca.as_ref()) {
+            bundles.entry(place(bundle)).or_insert_with(|| {
                 let wrap = |raw: &Vec<u8>| WrappedX509::new(raw.clone(), parse_x509);
-                Bundle { certificates: bundle.certificates.iter().map(wrap).collect(), group }
+                Bundle {
+                    of: Arc::clone(bundle),
+                    certificates: bundle.certificates.iter().map(wrap).collect(),
+                    group: self.groups.fetch_add(1, Ordering::Relaxed) + 1,
+                }
             });
         }
-        Self(bundles)
+        self.bundles.store(Arc::new(bundles));
     }
 
     /// The peer that a server is at one of its addresses.
@@ -48,7 +67,8 @@ impl Trust {
             return HttpPeer::new(address, false, String::new());
         }
         let mut peer = HttpPeer::new(address, true, spec.url.host.clone());
-        if let Some(bundle) = spec.ca.as_ref().and_then(|ca| self.0.get(&ca.file)) {
+        let bundles = self.bundles.load();
+        if let Some(bundle) = spec.ca.as_ref().and_then(|ca| bundles.get(&place(ca))) {
             peer.options.ca = Some(Arc::clone(&bundle.certificates));
             peer.group_key = bundle.group;
         }
@@ -61,28 +81,44 @@ fn servers(upstreams: &[UpstreamSpec]) -> impl Iterator<Item = &ServerSpec> {
 }
 
 /// The file of roots that Pingora's connectors are made with (`None`: the system's), where `named` is the file's own.
-/// They are read here first, since Pingora panics over roots that it cannot read; where no server needs any, none are
-/// read at all.
+/// They are read here first, since Pingora panics over roots that it cannot read; where no server needs any, there need
+/// be none.
 pub(crate) fn roots(upstreams: &[UpstreamSpec], named: Option<String>) -> Result<Option<String>, String> {
-    let Some(server) = servers(upstreams).find(|server| server.url.tls && server.ca.is_none()) else {
-        return Ok(Some(NOBODY.to_owned()));
-    };
+    let needs_them = needs_roots(upstreams);
     let mut store = RootCertStore::empty();
     let read = match &named {
         Some(file) => load_ca_file_into_store(file, &mut store),
         None => load_platform_certs_incl_env_into_store(&mut store),
     };
     let whose = named.as_deref().unwrap_or("the system");
-    let failed = |why: &str| {
-        format!(
+    let why = match read {
+        Err(error) => format!("they cannot be read ({error})"),
+        Ok(()) if store.is_empty() => "there are none".to_owned(),
+        Ok(()) => return Ok(named),
+    };
+    match needs_them {
+        None => Ok(Some(NOBODY.to_owned())),
+        Some(server) => Err(format!(
             "server `{}` is verified by the roots of {whose}, and {why}; name a bundle as its `ca`",
             server.name
-        )
-    };
-    match read {
-        Err(error) => Err(failed(&format!("they cannot be read ({error})"))),
-        Ok(()) if store.is_empty() => Err(failed("there are none")),
-        Ok(()) => Ok(named),
+        )),
+    }
+}
+
+/// The first server that is verified by the roots.
+fn needs_roots(upstreams: &[UpstreamSpec]) -> Option<&ServerSpec> {
+    servers(upstreams).find(|server| server.url.tls && server.ca.is_none())
+}
+
+/// Whether a process that was started with these roots can verify the servers of another file.
+pub(crate) fn check_roots(upstreams: &[UpstreamSpec], roots: Option<&str>) -> Result<(), String> {
+    match needs_roots(upstreams).filter(|_| roots == Some(NOBODY)) {
+        None => Ok(()),
+        Some(server) => Err(format!(
+            "server `{}` is verified by the system's roots, and there were none to read when the gateway started; \
+             name a bundle as its `ca`, or restart it",
+            server.name
+        )),
     }
 }
 

@@ -39,8 +39,8 @@ pub struct Felled(Mutex<HashMap<Fingerprint, Fall>>);
 
 #[derive(Debug)]
 struct Fall {
-    /// By their places in memory, where they stay as long as the process.
-    servers: Vec<usize>,
+    /// By their numbers.
+    servers: Vec<u64>,
     at: Duration,
 }
 
@@ -72,9 +72,8 @@ impl Felled {
         }
         let fall = falls.entry(request).or_insert(Fall { servers: Vec::new(), at: now });
         fall.at = now;
-        let server = Arc::as_ptr(server) as usize;
-        if !fall.servers.contains(&server) && fall.servers.len() < SERVERS_MAX {
-            fall.servers.push(server);
+        if !fall.servers.contains(&server.number) && fall.servers.len() < SERVERS_MAX {
+            fall.servers.push(server.number);
         }
         fall.harm(now)
     }

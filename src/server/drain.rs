@@ -11,7 +11,7 @@ use pingora::services::background::BackgroundService;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{interval, sleep};
 
-use crate::proxy::Gateway;
+use crate::proxy::{Current, Gateway};
 
 /// The last lines of the access log may take this long.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ const COUNT_EVERY: Duration = Duration::from_millis(20);
 
 /// Which signal means what. SIGTERM first turns `/ready` 503 for `server.pre_stop`, so that balancers look away
 /// before the listeners close.
-pub(super) struct Signals(pub(super) Arc<Gateway>);
+pub(super) struct Signals(pub(super) Arc<Current>);
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
@@ -32,9 +32,9 @@ impl ShutdownSignalWatch for Signals {
         let mut quit = listen(SignalKind::quit());
         tokio::select! {
             _ = terminate.recv() => {
-                self.0.drain();
+                self.0.load().drain();
                 tokio::select! {
-                    () = sleep(self.0.settings.server.pre_stop) => ShutdownSignal::GracefulTerminate,
+                    () = sleep(self.0.load().settings.server.pre_stop) => ShutdownSignal::GracefulTerminate,
                     _ = terminate.recv() => ShutdownSignal::FastShutdown,
                     _ = interrupt.recv() => ShutdownSignal::FastShutdown,
                 }
@@ -46,26 +46,18 @@ impl ShutdownSignalWatch for Signals {
 }
 
 /// Starts what must start after a daemon's fork, and ends the process when the last request has ended.
-pub(super) struct Drain(pub(super) Arc<Gateway>);
+pub(super) struct Drain(pub(super) Arc<Current>);
 
 #[async_trait]
 impl BackgroundService for Drain {
     async fn start(&self, mut shutdown: ShutdownWatch) {
-        if let Err(error) = self.0.log.start() {
+        if let Err(error) = self.0.load().log.start() {
             log::error!("no access log: its thread did not start: {error}");
         }
-        let mut hangup = signal(SignalKind::hangup()).expect("the process can listen for signals");
-        loop {
-            tokio::select! {
-                changed = shutdown.changed() => match changed {
-                    Ok(()) => break,
-                    Err(_) => return,
-                },
-                // Unheard, it would end the process.
-                _ = hangup.recv() => log::warn!("SIGHUP: this version reads its file at start alone; restart it"),
-            }
+        if shutdown.changed().await.is_err() {
+            return;
         }
-        self.0.drain();
+        self.0.load().drain();
         let mut again = signal(SignalKind::terminate()).expect("the process can listen for signals");
         tokio::select! {
             () = self.all_have_ended() => self.leave(0),
@@ -81,12 +73,12 @@ impl Drain {
         let mut idle = 0;
         while idle < 2 {
             count.tick().await;
-            idle = if self.0.metrics.in_flight.get() == 0 { idle + 1 } else { 0 };
+            idle = if self.0.load().metrics.in_flight.get() == 0 { idle + 1 } else { 0 };
         }
     }
 
     fn leave(&self, code: i32) {
-        leave_nothing_behind(&self.0);
+        leave_nothing_behind(&self.0.load());
         log::info!("stopped");
         std::process::exit(code);
     }

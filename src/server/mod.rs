@@ -1,29 +1,37 @@
 //! The process: listeners, services, signals, and the way out.
 
 mod drain;
+mod journal;
+mod keys;
 mod listen;
 mod probe;
 mod reload;
 mod swap;
 mod usage;
+mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use log::LevelFilter;
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{RunArgs, Server};
 use pingora::services::background::background_service;
 use pingora::services::listening::Service;
+use tokio::sync::mpsc::channel;
 
 use crate::admin::{Admin, MetricsPage};
 use crate::config::{Loaded, Settings};
-use crate::proxy::{Gateway, Proxy, trust};
-use crate::route::{ADDRESSES_MAX, UpstreamSpec};
+use crate::proxy::{Current, Gateway, Proxy, trust};
 
 use self::drain::{Drain, Signals};
 use self::probe::Prober;
-use self::reload::KeysReload;
+use self::reload::Reload;
 use self::usage::Bookkeeper;
+
+pub use self::reload::Origin;
+
+/// Tries that Pingora makes for one request at most: those of the gateway have bounds of their own (`route/retry.rs`),
+/// by the file in force, and must not meet this one.
+const TRIES_MAX: usize = 1 << 20;
 
 /// How the process was started.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,10 +41,11 @@ pub struct Launch {
     pub upgrade: bool,
 }
 
-/// Runs a gateway until it is told to stop. Returns only where it could not start, with the reason.
-pub fn run(loaded: Loaded, launch: Launch) -> Result<(), String> {
+/// Runs a gateway until it is told to stop. Returns only where it could not start, with the reason. `origin`: the file
+/// that is read again when it changes.
+pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(), String> {
     let Loaded { settings, warnings } = loaded;
-    start_log(settings.log.level);
+    journal::start(settings.log.level);
     for warning in &warnings {
         log::warn!("{warning}");
     }
@@ -49,21 +58,21 @@ pub fn run(loaded: Loaded, launch: Launch) -> Result<(), String> {
         );
     }
 
-    let gateway = Arc::new(Gateway::new(settings, conf.ca_file.clone())?);
-    let keys_reload = KeysReload::new(&gateway).map_err(|error| format!("no working folder: {error}"))?;
+    let gateway = Arc::new(Current::new(Gateway::new(settings, conf.ca_file.clone())?));
+    let folder = std::env::current_dir().map_err(|error| format!("no working folder: {error}"))?;
     let mut server = Server::new_with_opt_and_conf(
         Some(Opt { upgrade: launch.upgrade, daemon: launch.daemon, ..Opt::default() }),
         conf,
     );
     server.bootstrap();
 
-    let prober = server.add_service(background_service("prober", Prober(Arc::clone(&gateway))));
+    let (rounds, later) = channel(1);
+    let prober = Prober { current: Arc::clone(&gateway), rounds: Mutex::new(Some(later)) };
+    let prober = server.add_service(background_service("prober", prober));
     server.add_service(background_service("drain", Drain(Arc::clone(&gateway))));
     server.add_service(background_service("bookkeeper", Bookkeeper(Arc::clone(&gateway))));
-
-    if let Some(reload) = keys_reload {
-        server.add_service(background_service("keys", reload));
-    }
+    let reload = Reload { current: Arc::clone(&gateway), rounds, origin, folder };
+    server.add_service(background_service("reload", reload));
 
     let mut callers = pingora_proxy::http_proxy_service(&server.configuration, Proxy(Arc::clone(&gateway)));
     for address in &addresses.callers {
@@ -88,21 +97,8 @@ pub fn run(loaded: Loaded, launch: Launch) -> Result<(), String> {
         log::info!("for Prometheus: http://{address}/metrics");
     }
     server.run(RunArgs { shutdown_signal: Box::new(Signals(Arc::clone(&gateway))) });
-    drain::leave_nothing_behind(&gateway);
+    drain::leave_nothing_behind(&gateway.load());
     Ok(())
-}
-
-/// The log of the process itself goes to standard error. Pingora's own share is held at what cannot hold a key:
-/// beyond `info` it prints whole requests, their headers included.
-fn start_log(level: LevelFilter) {
-    let pingora = if level >= LevelFilter::Debug { LevelFilter::Info } else { level.min(LevelFilter::Warn) };
-    let mut builder = env_logger::Builder::new();
-    builder.filter_level(level).format_target(false);
-    for module in ["pingora", "pingora_core", "pingora_proxy", "pingora_pool", "pingora_runtime"] {
-        builder.filter_module(module, pingora);
-    }
-    // A second start in one process, as in a test, keeps the first.
-    let _ = builder.try_init();
 }
 
 fn pingora_conf(settings: &Settings, launch: Launch) -> Result<ServerConf, String> {
@@ -113,13 +109,7 @@ fn pingora_conf(settings: &Settings, launch: Launch) -> Result<ServerConf, Strin
     conf.threads = if server.threads == 0 { cores } else { server.threads };
     conf.grace_period_seconds = Some(server.grace_period.as_secs());
     conf.ca_file = trust::roots(&settings.upstreams, conf.ca_file.take())?;
-    // Every try that the file allows, at every address, the refuser's, and some to spare.
-    let tries = |upstream: &UpstreamSpec| (upstream.retries as usize + 4) * ADDRESSES_MAX;
-    let tries = settings.upstreams.iter().map(tries).max();
-    // A request may come to any model that others fall back to.
-    let falls_back = settings.models.iter().any(|model| !model.rule.fallback.is_empty());
-    let models = if falls_back { settings.models.len() } else { 1 };
-    conf.max_retries = conf.max_retries.max(tries.unwrap_or_default().saturating_mul(models));
+    conf.max_retries = conf.max_retries.max(TRIES_MAX);
     conf.daemon |= launch.daemon;
     Ok(conf)
 }

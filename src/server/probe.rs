@@ -1,7 +1,7 @@
 //! Looks at every server now and then: where is it, is it up, and which model does it have.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,14 +12,15 @@ use pingora::services::ServiceReadyNotifier;
 use pingora::services::background::BackgroundService;
 use pingora::{Error, ErrorType, Result};
 use serde_json::Value;
-use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::proxy::Gateway;
+use crate::proxy::Current;
 use crate::route::{Kind, MODELS, Report, Server, Sign, Slots};
 
-/// The listeners wait this long, at most, for the first look at every server.
-const FIRST_LOOK_TIME_MAX: Duration = Duration::from_secs(1);
+/// The listeners, and files that are read later, wait this long, at most, for the first look at every server.
+pub(super) const FIRST_LOOK_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// How often a server that stays up is asked for its models again.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
@@ -36,40 +37,102 @@ const RESOLVE_AGAIN: Duration = Duration::from_secs(1);
 const NAME: &str = "name";
 const SLOTS: &str = "slots";
 
-pub(super) struct Prober(pub(super) Arc<Gateway>);
+/// How often a server that was taken out is looked at for what it still has.
+const FINISHED_EVERY: Duration = Duration::from_millis(250);
+
+/// Which servers are looked at from now on, and no others.
+pub(super) struct Round {
+    pub(super) servers: Vec<Arc<Server>>,
+    /// Dropped once each has been looked at.
+    pub(super) looked: Option<Sender<()>>,
+}
+
+pub(super) struct Prober {
+    pub(super) current: Arc<Current>,
+    /// Of files that come later.
+    pub(super) rounds: Mutex<Option<Receiver<Round>>>,
+}
 
 #[async_trait]
 impl BackgroundService for Prober {
-    async fn start_with_ready_notifier(&self, mut shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
+    async fn start_with_ready_notifier(&self, _shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
         let (looked, mut first_looks) = channel::<()>(1);
-        for server in &self.0.fleet.servers {
-            let probe = Probe { gateway: Arc::clone(&self.0), server: Arc::clone(server) };
-            tokio::spawn(probe.forever(looked.clone()));
-        }
-        drop(looked);
+        let mut running = Vec::new();
+        let servers = self.current.load().fleet.servers.clone();
+        self.begin(&mut running, Round { servers, looked: Some(looked) });
         // Ends when every probe has dropped its end, after its first look.
         let _ = timeout(FIRST_LOOK_TIME_MAX, first_looks.recv()).await;
         ready.notify_ready();
-        let _ = shutdown.changed().await;
+        let rounds = self.rounds.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut rounds) = rounds else { return };
+        // To the process's end: a drain may take long.
+        while let Some(round) = rounds.recv().await {
+            self.begin(&mut running, round);
+        }
     }
+}
+
+/// A server that is looked at, until the other half is dropped.
+type Running = (Arc<Server>, oneshot::Sender<()>);
+
+impl Prober {
+    fn begin(&self, running: &mut Vec<Running>, Round { servers, looked }: Round) {
+        let is_out = |it: &Running| !servers.iter().any(|server| Arc::ptr_eq(server, &it.0));
+        for (server, goes_on) in running.extract_if(.., |it| is_out(it)) {
+            // One that is described anew is looked at by another.
+            if !servers.iter().any(|it| it.is(&server)) {
+                tokio::spawn(farewell(server, goes_on));
+            }
+        }
+        for server in servers {
+            if !running.iter().any(|(known, _)| Arc::ptr_eq(known, &server)) {
+                let probe = Probe { current: Arc::clone(&self.current), server: Arc::clone(&server) };
+                let (goes_on, ended) = oneshot::channel();
+                running.push((server, goes_on));
+                tokio::spawn(probe.until(ended, looked.clone()));
+            }
+        }
+    }
+}
+
+/// Looks at a server that is in no file any more while somebody waits for it, and says when it has finished.
+async fn farewell(server: Arc<Server>, goes_on: oneshot::Sender<()>) {
+    while server.is_awaited() {
+        sleep(FINISHED_EVERY).await;
+    }
+    drop(goes_on);
+    while server.in_flight() > 0 {
+        sleep(FINISHED_EVERY).await;
+    }
+    let name = &server.spec.name;
+    log::info!("server `{name}`, which was taken out of the file, has finished what it had");
 }
 
 /// The one that looks at a server, in how many upstreams it may stand, and says what a router loads: so no look is
 /// older than what was done to it.
-#[derive(Clone)]
 pub(super) struct Probe {
-    pub(super) gateway: Arc<Gateway>,
+    pub(super) current: Arc<Current>,
     pub(super) server: Arc<Server>,
 }
 
 impl Probe {
-    async fn forever(self, looked: Sender<()>) {
-        let mut looked = Some(looked);
-        let mut asked: Option<Instant> = None;
+    async fn until(self, ended: oneshot::Receiver<()>, looked: Option<Sender<()>>) {
         let resolved = self.resolve().await;
-        if self.server.spec.url.host.parse::<IpAddr>().is_err() {
-            tokio::spawn(self.clone().follow_name(resolved));
+        let name = async {
+            if self.server.spec.url.host.parse::<IpAddr>().is_err() {
+                self.follow_name(resolved).await;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = name => {}
+            () = self.look_until(ended, looked) => {}
         }
+    }
+
+    /// Ends between two looks: no step at a router is left half done.
+    async fn look_until(&self, mut ended: oneshot::Receiver<()>, mut looked: Option<Sender<()>>) {
+        let mut asked: Option<Instant> = None;
         let (again, every) = match self.server.kind {
             Kind::Llama => (Duration::ZERO, REPORT_EVERY),
             Kind::OpenAi => (REPORT_EVERY, REPORT_EVERY_OPENAI),
@@ -93,11 +156,16 @@ impl Probe {
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = self.server.rings() => {}
+                _ = &mut ended => {
+                    // What it was rung for, another must hear.
+                    self.server.dispatch();
+                    return;
+                }
             }
         }
     }
 
-    async fn follow_name(self, mut resolved: bool) {
+    async fn follow_name(&self, mut resolved: bool) {
         let mut last = Instant::now();
         loop {
             sleep(RESOLVE_AGAIN).await;
@@ -112,7 +180,7 @@ impl Probe {
     /// them, since a resolver that is away takes no server with it.
     async fn resolve(&self) -> bool {
         let (server, name) = (&self.server, &self.server.spec.name);
-        match self.gateway.names.look_up(&server.spec.url).await {
+        match self.current.load().names.look_up(&server.spec.url).await {
             Ok(found) => {
                 let told = format!("{found:?}");
                 let was_known = server.address().is_some();
@@ -126,7 +194,7 @@ impl Probe {
             }
             Err(why) => {
                 if server.address().is_none() {
-                    self.gateway.note(server, Sign::NotReady, &why);
+                    self.current.load().note(server, Sign::NotReady, &why);
                     server.is_news(NAME, &why);
                 } else if server.is_news(NAME, &why) {
                     log::warn!("server `{name}` stays at the addresses it had: {why}");
@@ -157,7 +225,7 @@ impl Probe {
         if (sign == Sign::NotReady || refused) && self.server.addresses() == 1 {
             self.server.note_new_process();
         }
-        self.gateway.note(&self.server, sign, &why);
+        self.current.load().note(&self.server, sign, &why);
         sign == Sign::GoodProbe
     }
 
@@ -169,9 +237,9 @@ impl Probe {
         };
         let models = self.json(&self.server.path_of(MODELS)).await?;
         let report = Report::read(props.as_ref(), models.as_ref());
-        report.model_ids().for_each(|id| self.gateway.metrics.know_model(id));
+        report.model_ids().for_each(|id| self.current.load().metrics.know_model(id));
         self.check_slots(props.as_ref(), report.slots);
-        self.server.set_report(report, self.gateway.clock.now());
+        self.server.set_report(report, self.current.load().clock.now());
         self.ask_slots().await;
         // It may have more slots than before.
         self.server.dispatch();
@@ -215,6 +283,7 @@ impl Probe {
     /// One GET, within the check's timeout.
     async fn get(&self, path: &str) -> Result<(StatusCode, Bytes)> {
         let within = self.server.check().timeout;
-        self.gateway.side.ask(&self.gateway.trust, &self.server, path, None, within).await
+        let gateway = self.current.load();
+        gateway.side.ask(&gateway.trust, &self.server, path, None, within).await
     }
 }

@@ -36,7 +36,7 @@ impl Probe {
     /// Takes the steps that can be taken now. How long until there may be another, if nobody rings before. `asked`:
     /// when the server last told its models.
     pub(super) async fn swap(&self, asked: &mut Option<Instant>) -> Option<Duration> {
-        let (server, clock) = (&self.server, &self.gateway.clock);
+        let (server, clock) = (&self.server, self.current.load().clock);
         for _ in 0..STEPS_MAX {
             if !server.is_router() || !server.takes_requests() {
                 return None;
@@ -77,7 +77,7 @@ impl Probe {
                     }
                     server.is_relief(SWAP);
                     log::info!("server `{name}`: `{victim}` makes room for `{id}`");
-                    self.gateway.metrics.swapped(&upstream.spec.name, name);
+                    self.current.load().metrics.swapped(&upstream.spec.name, name);
                     server.let_in(&id);
                 }
             }
@@ -94,8 +94,8 @@ impl Probe {
             return Err("a slot of it is at work, for no request of this gateway".to_owned());
         }
         let body = json!({"model": victim}).to_string().into();
-        let (trust, within) = (&self.gateway.trust, server.check().timeout);
-        let asked = self.gateway.side.ask(trust, server, "/models/unload", Some(body), within).await;
+        let (gateway, within) = (self.current.load(), server.check().timeout);
+        let asked = gateway.side.ask(&gateway.trust, server, "/models/unload", Some(body), within).await;
         let (status, answer) = asked.map_err(told)?;
         let began = Instant::now();
         // That it is not running is no failure (400): somebody else was faster.

@@ -9,13 +9,13 @@ use pingora::services::background::BackgroundService;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use crate::proxy::Gateway;
+use crate::proxy::Current;
 
 /// What a power cut or a SIGKILL may take: with the time that a flush itself takes, less than a second's use.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 
 /// Flushes the ledger as long as the process lives, through its drain too; the last flush is the drain's.
-pub(super) struct Bookkeeper(pub(super) Arc<Gateway>);
+pub(super) struct Bookkeeper(pub(super) Arc<Current>);
 
 #[async_trait]
 impl BackgroundService for Bookkeeper {
@@ -23,7 +23,7 @@ impl BackgroundService for Bookkeeper {
         let mut failing = false;
         loop {
             sleep(FLUSH_EVERY).await;
-            let gateway = Arc::clone(&self.0);
+            let gateway = self.0.load();
             let flush = move || gateway.ledger.flush(gateway.clock.wall());
             let Ok(flushed) = spawn_blocking(flush).await else { return };
             let failed = flushed.is_err();

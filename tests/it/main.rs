@@ -38,5 +38,6 @@ mod observe;
 mod usage;
 mod config_cli;
 mod living;
+mod reload;
 mod docs;
 mod regression;

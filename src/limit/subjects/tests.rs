@@ -146,7 +146,7 @@ fn a_new_grant_keeps_what_was_used() {
     let now = Duration::from_secs(5);
     let _place = gate.subjects(Some(&old), None, now).admit(now).expect("it is admitted");
     let grant = Grant { own: allowance(Some("60/h"), Some(2), Some(2)), ..Grant::default() };
-    let new = old.regranted(grant, now);
+    let new = old.regranted(grant, &[], now);
     let subjects = gate.subjects(Some(&new), None, now);
     let _second = subjects.admit(now).expect("one of two is left");
     assert_eq!(refused(subjects.admit(now)), Some("key.requests"));
@@ -163,7 +163,7 @@ fn what_is_reserved_under_one_grant_is_settled_under_the_next() {
         subjects.reserve(Some(&old), tokens, now, nothing).expect("it fits")
     };
     let (settled, dropped) = (reserve(300), reserve(200));
-    let new = old.regranted(Grant { own: tokens("2000/day"), ..Grant::default() }, now);
+    let new = old.regranted(Grant { own: tokens("2000/day"), ..Grant::default() }, &[], now);
     let left = || new.own().level(Kind::Tokens, now).expect("tokens are limited").remaining;
     assert_eq!(left(), 1500);
     settled.settle(10, now);

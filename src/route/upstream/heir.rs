@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::Upstream;
+use super::{Server, Upstream};
 
 impl Upstream {
     /// The one that requests go to now, where files have come after this one's.
@@ -34,5 +34,11 @@ impl Upstream {
     /// Ask it under the lock of the line, or it may come in between.
     pub(in crate::route) fn successor(&self) -> Option<&Arc<Self>> {
         self.successor.get()
+    }
+
+    /// Whether a server is left that takes requests and is none of these.
+    pub fn has_left(&self, tried: &[Arc<Server>]) -> bool {
+        let is_tried = |server: &Arc<Server>| tried.iter().any(|tried| tried.is(server));
+        self.heir().servers.iter().any(|server| server.takes_requests() && !is_tried(server))
     }
 }
