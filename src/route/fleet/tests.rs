@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::route::Tenant;
 use crate::route::{
-    Balance, Entry, Errand, HealthCheck, Kind, Prompt, QueueBounds, Report, ServerSpec, Sign, Slots,
-    SwapBounds, Timeouts, Turned,
+    Balance, Entry, Errand, HealthCheck, Kind, Lease, Prompt, QueueBounds, Report, ServerSpec, Sign, Slots,
+    SwapBounds, Timeouts, Turned, Wait,
 };
 
 fn upstream(name: &str, servers: &[&str]) -> UpstreamSpec {
@@ -240,4 +240,72 @@ fn the_last_server_stays_and_a_trial_is_one_request() {
     two.note(Sign::NotReady, 0.0);
     assert_eq!(group.keep_one().len(), 1);
     assert!(one.is_settled() && group.keep_one().is_empty());
+}
+
+/// A lease, if there is one by now.
+fn given(wait: &mut Wait) -> Option<Lease> {
+    let mut told = std::pin::pin!(wait.lease());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match told.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(lease) => Some(lease.expect("a server is up")),
+        std::task::Poll::Pending => None,
+    }
+}
+
+#[test]
+fn a_fleet_that_succeeds_another_has_its_servers_and_who_waits_there() {
+    let group = |urls: &[&str], waiting_max| {
+        let mut group = UpstreamSpec { balance: Balance::Prefix, ..upstream("one", urls) };
+        group.servers.iter_mut().for_each(|server| server.slots = Slots::Fixed(1));
+        group.queue.waiting_max = waiting_max;
+        vec![group]
+    };
+    let old = Fleet::new(group(&["http://a", "http://b"], 8), Vec::new());
+    let prompt: Prompt = (0..100).collect();
+    let errand = Errand {
+        model: None,
+        slot: true,
+        prompt: &prompt,
+        key: "alice",
+        tenant: Tenant::Anybody,
+        priority: 0,
+        cost: 1,
+        tie: 0,
+        now: Duration::ZERO,
+    };
+    let first = &old.upstreams[0];
+    first.note_read(&prompt, 1.0, Duration::from_secs(100));
+    let Ok(Entry::Lease(lease)) = first.enter(errand) else { panic!("its slot is free") };
+    let held_by = lease.server().spec.name.clone();
+    let Ok(Entry::Wait(mut patient)) = first.enter(errand) else { panic!("it waits for its prompt") };
+    assert!(patient.patience().is_some(), "though another slot is free");
+    let Ok(Entry::Wait(leaver)) = first.enter(errand) else { panic!("it waits for its prompt") };
+
+    // The same servers in another order, under another bound: they are the same, and known by what they hold.
+    let same = Fleet::after(Some(&old), group(&["http://b", "http://a"], 9), Vec::new());
+    old.hand_over(&same);
+    let second = &same.upstreams[0];
+    assert!(same.servers.iter().all(|server| old.servers.iter().any(|old| Arc::ptr_eq(old, server))));
+    assert_eq!((first.waiting(), second.waiting()), (0, 2));
+    drop(leaver);
+    assert_eq!((second.waiting(), given(&mut patient).is_none()), (1, true), "it has patience still");
+
+    // Neither of them is left: another takes who waits, and further tries of whoever began before.
+    let other = Fleet::after(Some(&same), group(&["http://c"], 9), Vec::new());
+    same.hand_over(&other);
+    let taken = given(&mut patient).expect("who waits has no other to wait for");
+    assert_eq!(taken.server().spec.name, "http://c");
+    assert!(
+        first.again(None, &[], Tenant::Anybody, 0).is_some_and(|again| again.server().is(taken.server()))
+    );
+    assert!(matches!(first.enter(errand), Ok(Entry::Wait(_))));
+    drop(patient);
+    assert_eq!(other.upstreams[0].waiting(), 0);
+
+    // One that comes back while it still has something has that still.
+    let back = Fleet::after(Some(&other), group(&[held_by.as_str()], 9), Vec::new());
+    other.hand_over(&back);
+    assert_eq!((back.servers[0].in_flight(), back.servers[0].is(lease.server())), (1, true));
+    drop(lease);
+    assert_eq!(back.servers[0].in_flight(), 0);
 }
