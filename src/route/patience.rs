@@ -46,7 +46,7 @@ impl Pace {
             return;
         }
         let sample = took / u32::try_from(blocks).unwrap_or(u32::MAX);
-        let average = |before: Duration| (before * (SAMPLES - 1) + sample) / SAMPLES;
+        let average = |before: Duration| before.saturating_mul(SAMPLES - 1).saturating_add(sample) / SAMPLES;
         self.block = Some(self.block.map_or(sample, average));
     }
 
@@ -57,7 +57,8 @@ impl Pace {
         let worth = self.block?.saturating_mul(more).saturating_mul(WORTH);
         let before = u32::try_from(before).ok()?;
         // The first of so many turns that began at any moment, and a slot's share of whoever is before.
-        let likely = turn / (slots + 1) + turn.saturating_mul(before) / slots.max(1);
+        let first = turn / slots.saturating_add(1);
+        let likely = first.saturating_add(turn.saturating_mul(before) / slots.max(1));
         (worth >= PATIENCE_LEAST && likely <= worth).then(|| worth.min(PATIENCE_MAX))
     }
 }
@@ -102,5 +103,10 @@ mod tests {
         assert_eq!(pace.block, Some(Duration::from_millis(100)));
         pace.note_read(10, Duration::from_millis(9000));
         assert_eq!(pace.block, Some(Duration::from_millis(200)));
+        // Whatever a server reports, and however many slots the file gives it.
+        (0..2).for_each(|_| pace.note_read(2, Duration::MAX));
+        let absurd = Prospect { slots: u32::MAX, before: usize::MAX, turn: Duration::MAX, ..PROSPECT };
+        assert_eq!(pace.patience(&absurd), None);
+        assert_eq!(pace.patience(&Prospect { before: 0, ..absurd }), Some(PATIENCE_MAX));
     }
 }
