@@ -236,7 +236,10 @@ impl Probe {
             Kind::OpenAi => None,
         };
         let models = self.json(&self.server.path_of(MODELS)).await?;
-        let report = Report::read(props.as_ref(), models.as_ref());
+        let mut report = Report::read(props.as_ref(), models.as_ref());
+        if self.server.kind == Kind::Llama && report.router.is_none() && matches!(report.slots, None | Some(0)) {
+            report.slots = self.listed_slots().await.or(report.slots);
+        }
         report.model_ids().for_each(|id| self.current.load().metrics.know_model(id));
         self.check_slots(props.as_ref(), report.slots);
         self.server.set_report(report, self.current.load().clock.now());
@@ -244,6 +247,12 @@ impl Probe {
         // It may have more slots than before.
         self.server.dispatch();
         Ok(())
+    }
+
+    /// How many slots it lists, which it may where `/props` is switched off or kept from the gateway.
+    async fn listed_slots(&self) -> Option<u32> {
+        let slots = self.json("/slots").await.ok().flatten()?;
+        slots.as_array()?.len().try_into().ok().filter(|slots| *slots > 0)
     }
 
     /// Says, once, that nobody knows how much a llama-server can bear.

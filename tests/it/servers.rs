@@ -323,6 +323,21 @@ async fn a_server_that_does_not_tell_its_slots_is_unbounded_and_the_log_says_so_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn slots_are_counted_where_they_are_listed_if_nothing_else_tells_them() {
+    for script in [scripted().props(501), scripted().slots(0), scripted().says_of_itself("{}")] {
+        let llama = script.lists_slots(3).holds().start().await;
+        let gateway = gateway::before(&llama).start().await;
+        eventually!(gateway.scrape().await.sum("ai_gateway_server_slots", &[]) == 3.0);
+        let mut callers = Vec::new();
+        for number in 0..5 {
+            callers.push(gateway.caller().await.ask(chat(&number.to_string())).await);
+        }
+        eventually!(gateway.scrape().await.sum("ai_gateway_queue_requests", &[]) == 2.0);
+        assert_eq!((llama.requests(), said(&gateway, "unknown number of slots")), (3, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn all_servers_down_then_up() {
     let (one, two) = (scripted().start().await, scripted().start().await);
     let gateway = gateway::before_urls(&[&one.url(), &two.url()]).start().await;

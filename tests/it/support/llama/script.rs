@@ -50,6 +50,7 @@ pub(crate) struct Script {
     pub(super) api_key: Option<String>,
     pub(super) counts: bool,
     pub(super) slots: u32,
+    pub(super) listed: Option<usize>,
     pub(super) holds_counts: bool,
     pub(super) props_body: Option<String>,
     pub(super) tls: bool,
@@ -79,6 +80,7 @@ pub(crate) fn scripted() -> Script {
         api_key: None,
         counts: true,
         slots: 1000,
+        listed: None,
         holds_counts: false,
         props_body: None,
         tls: false,
@@ -119,6 +121,12 @@ impl Script {
     /// What it says of its slots; so many that nobody waits if it is not asked to.
     pub(crate) fn slots(mut self, slots: u32) -> Self {
         self.slots = slots;
+        self
+    }
+
+    /// How many slots `/slots` lists; without this it is switched off.
+    pub(crate) fn lists_slots(mut self, slots: usize) -> Self {
+        self.listed = Some(slots);
         self
     }
 

@@ -265,6 +265,11 @@ fn about(request: &Received, script: &Script) -> Answer {
     if request.path() == "/props" && script.props_status != 200 {
         return json(script.props_status, shapes::error(script.props_status).to_string());
     }
+    if request.path() == "/slots" {
+        let Some(slots) = script.listed else { return json(501, shapes::error(501).to_string()) };
+        let listed = (0..slots).map(|id| serde_json::json!({"id": id, "is_processing": false}));
+        return json(200, listed.collect::<serde_json::Value>().to_string());
+    }
     match shapes::about(&script.path(request.path()), &script.model, script.slots) {
         Some(body) => json(200, body.to_string()),
         None => json(404, shapes::error(404).to_string()),

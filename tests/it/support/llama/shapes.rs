@@ -242,8 +242,6 @@ pub(super) fn about(path: &str, model: &str, slots: u32) -> Option<Value> {
         "/props" => json!({"default_generation_settings": {"params": {"temperature": 0.8, "top_k": 40},
             "n_ctx": 2048}, "total_slots": slots, "model_alias": model, "model_path": format!("/models/{model}.gguf"),
             "chat_template": "{{ messages }}", "build_info": "b11434-unknown", "is_sleeping": false}),
-        "/slots" => json!([{"id": 0, "is_processing": false}, {"id": 1, "is_processing": false},
-            {"id": 2, "is_processing": false}, {"id": 3, "is_processing": false}]),
         _ => return None,
     })
 }
