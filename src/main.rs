@@ -40,9 +40,17 @@ enum Command {
         /// Go to the background.
         #[arg(long)]
         daemon: bool,
-        /// Take the listening sockets over from the running process.
+        /// Take over from the running process, when that gets SIGQUIT.
         #[arg(long)]
         upgrade: bool,
+        /// As the running process starts its successor.
+        #[arg(long, hide = true, requires = "upgrade")]
+        in_place: bool,
+    },
+    /// Replace the running gateway by this binary without dropping a request.
+    Upgrade {
+        #[arg(long)]
+        config: PathBuf,
     },
     /// Check a file: every fault at once.
     Check { file: PathBuf },
@@ -73,8 +81,11 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         None => load(None).and_then(|loaded| run(loaded, None, Launch::default())),
-        Some(Command::Run { config, daemon, upgrade }) => load_to_run(&config)
-            .and_then(|(loaded, origin)| run(loaded, Some(origin), Launch { daemon, upgrade })),
+        Some(Command::Run { config, daemon, upgrade, in_place }) => load_to_run(&config)
+            .and_then(|(loaded, origin)| run(loaded, Some(origin), Launch { daemon, upgrade, in_place })),
+        Some(Command::Upgrade { config }) => {
+            load(Some(&config)).and_then(|loaded| cli::upgrade::run(&config, &loaded.settings))
+        }
         Some(Command::Check { file }) => check(&file),
         Some(Command::Key(command)) => cli::key::run(command),
         Some(Command::Health { config }) => health(config.as_deref()),

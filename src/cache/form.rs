@@ -62,8 +62,12 @@ impl Form {
         }
     }
 
+    /// All of them, by their places.
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Plain, Self::Stream { include_usage: false }, Self::Stream { include_usage: true }];
+
     /// Its place among all of them.
-    pub(super) fn index(self) -> usize {
+    pub fn index(self) -> usize {
         match self {
             Self::Plain => 0,
             Self::Stream { include_usage: false } => 1,

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 /// Names that are remembered; at one more, all answers are purged and the names forgotten.
 const NAMES_MAX: usize = 4096;
 
@@ -25,7 +27,7 @@ struct Marks {
 }
 
 /// What is purged: the answers that match every part there is. The model is the upstream's name for it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Purge {
     pub model: Option<(String, String)>,
     pub key: Option<String>,
@@ -43,6 +45,21 @@ impl Purges {
             marks.named.insert(purge, number);
         }
         self.last.store(number, Ordering::Release);
+    }
+
+    /// The numbers so far, for another process to take over: of the last, of the last of all answers, and by name.
+    pub fn numbers(&self) -> (u64, u64, Vec<(Purge, u64)>) {
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let named = marks.named.iter().map(|(purge, number)| (purge.clone(), *number)).collect();
+        (self.last.load(Ordering::Relaxed), marks.all, named)
+    }
+
+    /// Takes them over, before it has purged anything itself.
+    pub fn assume(&self, (last, all, named): (u64, u64, Vec<(Purge, u64)>)) {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.all = all;
+        marks.named = named.into_iter().take(NAMES_MAX).collect();
+        self.last.store(last, Ordering::Release);
     }
 
     /// The number of the last purge that concerns the answers of this model to this key. `model`: `None` where the

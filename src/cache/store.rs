@@ -107,11 +107,19 @@ impl Store {
 
     /// Keeps a whole answer. The next look-up finds it.
     pub fn keep(&self, key: Key, answer: Answer, now: Duration) {
+        self.keep_made_at(key, answer, now, now);
+    }
+
+    /// Takes over an answer that another process made at `made_at` of this one's clock. The oldest come first.
+    pub fn keep_made_at(&self, key: Key, answer: Answer, made_at: Duration, now: Duration) {
         let mut shelf = self.shelf();
         self.sweep(&mut shelf, now);
         let plot = self.plot.load();
         let Some(living) = &plot.garden else { return };
-        let entry = Entry::new(answer, now, plot.policy.ttl);
+        let entry = Entry::new(answer, made_at, plot.policy.ttl);
+        if entry.expires_at <= now {
+            return;
+        }
         let Some(kib) = fits(&entry, &plot.policy) else { return };
         // Whoever looks meanwhile finds the old answer. The new one goes in once there is room for it.
         let replaced = living.get(&key);
@@ -126,6 +134,18 @@ impl Store {
         }
         shelf.evict(evicted.iter().map(|evicted| &evicted.data));
         shelf.fill(husk, replaced.as_deref(), entry);
+    }
+
+    /// The answers that were made after that and are fresh, the oldest first.
+    pub fn made_after(&self, made_at: Duration, now: Duration) -> Vec<(Key, Arc<Entry>)> {
+        let shelf = self.shelf();
+        let mut answers: Vec<_> = shelf
+            .living()
+            .filter(|(_, entry)| entry.made_at > made_at && entry.expires_at > now)
+            .map(|(husk, entry)| (husk.key, entry))
+            .collect();
+        answers.sort_by_key(|(_, entry)| entry.made_at);
+        answers
     }
 
     /// Takes out every answer.

@@ -2,6 +2,7 @@
 
 pub(crate) mod key;
 mod replace;
+pub(crate) mod upgrade;
 pub(crate) mod usage;
 
 use std::io::Write;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use super::value::{self, Read};
 
 const THREADS_MAX: usize = 1024;
 const GRACE_PERIOD_SECONDS: u64 = 900;
+/// Pingora's own.
+const UPGRADE_SOCK: &str = "/tmp/pingora_upgrade.sock";
 const GRACE_PERIOD_SECONDS_MAX: u64 = 7 * 86_400;
 
 /// What Pingora accepts for one of its keys.
@@ -77,12 +80,22 @@ pub(super) fn server(section: &mut Section) -> Server {
     if threads > 0 {
         line(&mut pingora, "threads", &Value::from(threads));
     }
+    let (mut pid_file, mut upgrade_sock) = (None, None);
     for (key, kind) in PINGORA {
         if let Some(value) = section.take(key).and_then(|field| pingora_value(&field, &kind)) {
             line(&mut pingora, key, &value);
+            match key {
+                "pid_file" => pid_file = value.as_str().map(PathBuf::from),
+                "upgrade_sock" => upgrade_sock = value.as_str().map(PathBuf::from),
+                _ => {}
+            }
         }
     }
-    Server { threads, grace_period: Duration::from_secs(grace_period), pre_stop, pingora }
+    // Beside the pid file, so that several gateways on one machine do not meet each other's successors.
+    let beside = || pid_file.as_ref().map(|file| PathBuf::from(format!("{}.upgrade", file.display())));
+    let upgrade_sock = upgrade_sock.or_else(beside).unwrap_or_else(|| UPGRADE_SOCK.into());
+    let grace_period = Duration::from_secs(grace_period);
+    Server { threads, grace_period, pre_stop, pid_file, upgrade_sock, pingora }
 }
 
 /// One line of YAML. JSON is YAML too, and its quoting is safe for any text.

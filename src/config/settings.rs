@@ -156,6 +156,10 @@ pub struct Server {
     pub grace_period: Duration,
     /// How long `/ready` is 503 before the listeners close.
     pub pre_stop: Duration,
+    /// Names the serving process, where it is named.
+    pub pid_file: Option<PathBuf>,
+    /// Where a successor is met.
+    pub upgrade_sock: PathBuf,
     /// Pingora's own keys (`pid_file`, `daemon`, `work_stealing` …), as YAML that `ServerConf::from_yaml` reads.
     pub pingora: String,
 }

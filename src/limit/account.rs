@@ -8,6 +8,7 @@ use super::budget::{Budget, Goods};
 use super::name::Limit;
 use super::quota::Quota;
 use super::rate::Allowance;
+use super::standing::moved;
 use super::subjects::{Allows, Refused, Spent};
 
 /// Users of one key that are told apart; those beyond share one quota.
@@ -108,7 +109,7 @@ impl Account {
     }
 
     /// The quota of one of its users; `None` where users are not limited.
-    pub(super) fn user(&self, user: &str, now: Duration) -> Option<Arc<Quota>> {
+    pub fn user(&self, user: &str, now: Duration) -> Option<Arc<Quota>> {
         if self.grant.user == Allowance::default() {
             return None;
         }
@@ -127,6 +128,33 @@ impl Account {
         let quota = Arc::new(Quota::new(self.grant.user));
         users.quotas.insert(user.to_owned(), Arc::clone(&quota));
         Some(quota)
+    }
+
+    /// The quotas of its users that are told apart.
+    pub fn known_users(&self) -> Vec<(String, Arc<Quota>)> {
+        self.users().quotas.iter().map(|(user, quota)| (user.clone(), Arc::clone(quota))).collect()
+    }
+
+    /// The one quota of all users beyond those.
+    pub fn crowd(&self) -> &Arc<Quota> {
+        &self.crowd
+    }
+
+    /// Its quotas by the rule's place of each model; empty where none is limited so.
+    pub fn models(&self) -> &[Arc<Quota>] {
+        &self.models
+    }
+
+    /// Requests under way and the tokens that they may use, as far as its budgets need to know.
+    pub fn reserved(&self) -> (u64, u64) {
+        let sum = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        (sum.requests, sum.tokens)
+    }
+
+    /// Takes in how many more, or fewer, are under way in another process.
+    pub fn shift_reserved(&self, requests: i64, tokens: i64) {
+        let mut sum = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        (sum.requests, sum.tokens) = (moved(sum.requests, requests), moved(sum.tokens, tokens));
     }
 
     fn users(&self) -> MutexGuard<'_, Users> {

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::rate::Rate;
+use super::standing::Debt;
 
 /// Gaps that are told apart; the oldest of more than that are taken as one.
 const GAPS_MAX: usize = 64;
@@ -33,6 +34,10 @@ pub(super) struct Bucket {
     seen: u128,
     /// All that was ever taken out.
     taken: u128,
+    /// All that was ever put back of it.
+    returned: u128,
+    /// What had been taken when another process's debt was last taken over.
+    assumed: u128,
     /// What was put back of it and not filled up before, by where it had been taken; the oldest first.
     gaps: VecDeque<Gap>,
 }
@@ -93,7 +98,7 @@ impl Shape {
 impl Bucket {
     /// A full bucket.
     pub(super) fn full(shape: Shape) -> Self {
-        Self { shape, arrival: 0, seen: 0, taken: 0, gaps: VecDeque::new() }
+        Self { shape, arrival: 0, seen: 0, taken: 0, returned: 0, assumed: 0, gaps: VecDeque::new() }
     }
 
     fn time(&self, now: Duration) -> u128 {
@@ -136,6 +141,7 @@ impl Bucket {
         if unfilled == 0 {
             return;
         }
+        self.returned += unfilled;
         self.arrival = self.arrival.saturating_sub(unfilled * self.shape.cost());
         let gap = Gap { begins: loan.taken - unfilled, amount: unfilled };
         let at = self.gaps.partition_point(|other| other.begins < gap.begins);
@@ -169,6 +175,42 @@ impl Bucket {
         // What is owed, in units of the bucket, costs what it costs there.
         self.arrival = seen + self.owed(now) * shape.cost();
         (self.shape, self.seen) = (shape, seen);
+    }
+
+    /// What is missing, for another process to take over.
+    pub(super) fn debt(&self, now: Duration) -> Debt {
+        let scaled = self.arrival.saturating_sub(self.time(now));
+        Debt { scaled, count: self.shape.rate.count, per: self.shape.cost() }
+    }
+
+    /// Takes over what is missing in another process's bucket of the same subject.
+    pub(super) fn assume(&mut self, debt: Debt, now: Duration) {
+        let cost = self.shape.cost();
+        let scaled = if (debt.count, debt.per) == (self.shape.rate.count, cost) {
+            debt.scaled
+        } else {
+            // What is owed, in units of the bucket, costs what it costs here.
+            debt.scaled.div_ceil(debt.per.max(1)).saturating_mul(cost)
+        };
+        self.seen = self.time(now);
+        self.arrival = self.arrival.max(self.seen).saturating_add(scaled);
+        self.taken = self.taken.saturating_add(scaled.div_ceil(cost));
+        self.assumed = self.taken;
+    }
+
+    /// All that was ever taken out and not put back.
+    pub(super) fn balance(&self) -> i128 {
+        i128::try_from(self.taken - self.returned).unwrap_or(i128::MAX)
+    }
+
+    /// Takes out, or puts back, what the other process has meanwhile.
+    pub(super) fn shift(&mut self, by: i128, now: Duration) {
+        let amount = u64::try_from(by.unsigned_abs()).unwrap_or(u64::MAX);
+        if by > 0 {
+            self.take(amount, now);
+        } else {
+            self.settle(Loan { amount, taken: self.assumed }, 0, now);
+        }
     }
 
     pub(super) fn shape(&self) -> Shape {

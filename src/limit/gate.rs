@@ -109,6 +109,18 @@ impl Gate {
         subjects
     }
 
+    /// Of all callers together.
+    pub fn own(&self) -> &Arc<Quota> {
+        &self.gateway
+    }
+
+    /// Of each model that has one of its own, by the rule's place.
+    pub fn models(&self) -> impl Iterator<Item = (usize, &Arc<Quota>)> {
+        let own = |place: &usize| matches!(self.shares.get(*place), Some(ModelShare::Own(_)));
+        let quota = |place: usize| Some((place, self.models.get(place)?.as_ref()?));
+        (0..self.models.len()).filter(own).filter_map(quota)
+    }
+
     /// Whether a request must not be admitted before its model is known.
     pub fn limits_models(&self) -> bool {
         self.by_model

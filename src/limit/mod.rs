@@ -3,6 +3,7 @@
 mod rate;
 mod budget;
 mod name;
+mod standing;
 mod bucket;
 mod quota;
 mod account;
@@ -17,4 +18,5 @@ pub use gate::{Gate, ModelShare};
 pub use name::{Kind, Limit, Scope};
 pub use quota::Quota;
 pub use rate::{Allowance, Rate, parse_count};
+pub use standing::{Debt, Movement, Standing};
 pub use subjects::{Allows, Permit, Refused, Reservation, Spent, Subjects};

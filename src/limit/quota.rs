@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::bucket::{Bucket, Level, Shape};
 use super::name::Kind;
 use super::rate::{Allowance, Rate};
+use super::standing::{Movement, Standing, moved};
 
 /// The limits of one subject and what it has used of them. A limit that is not named does not exist.
 #[derive(Debug)]
@@ -102,6 +103,52 @@ impl Quota {
         let within = |now: u32| (now < most).then_some(now + 1);
         let entered = self.at_once.fetch_update(Ordering::AcqRel, Ordering::Relaxed, within);
         entered.map(|_| Some(Place(Arc::clone(&self.at_once)))).map_err(|_| most)
+    }
+
+    /// What it has used, for another process to take over, and what it had used in all at that moment.
+    pub fn standing(&self, now: Duration) -> (Standing, Movement) {
+        let (requests, tokens) = (self.lock(Kind::Requests), self.lock(Kind::Tokens));
+        let at_once = self.at_once();
+        let debt = |bucket: &Option<MutexGuard<'_, Bucket>>| bucket.as_ref().map(|bucket| bucket.debt(now));
+        let balance = |bucket: &Option<MutexGuard<'_, Bucket>>| bucket.as_ref().map_or(0, |it| it.balance());
+        let movement =
+            Movement { requests: balance(&requests), tokens: balance(&tokens), at_once: i64::from(at_once) };
+        (Standing { requests: debt(&requests), tokens: debt(&tokens), at_once }, movement)
+    }
+
+    /// Takes over what the same subject has used in another process.
+    pub fn assume(&self, standing: &Standing, now: Duration) {
+        for (kind, debt) in [(Kind::Requests, standing.requests), (Kind::Tokens, standing.tokens)] {
+            if let (Some(debt), Some(mut bucket)) = (debt, self.lock(kind)) {
+                bucket.assume(debt, now);
+            }
+        }
+        self.shift_at_once(i64::from(standing.at_once));
+    }
+
+    /// What it has used in all.
+    pub fn movement(&self) -> Movement {
+        let balance = |kind| self.lock(kind).map_or(0, |bucket| bucket.balance());
+        Movement {
+            requests: balance(Kind::Requests),
+            tokens: balance(Kind::Tokens),
+            at_once: i64::from(self.at_once()),
+        }
+    }
+
+    /// Takes in what it has used, or got back, in the other process.
+    pub fn shift(&self, by: &Movement, now: Duration) {
+        for (kind, by) in [(Kind::Requests, by.requests), (Kind::Tokens, by.tokens)] {
+            if let (true, Some(mut bucket)) = (by != 0, self.lock(kind)) {
+                bucket.shift(by, now);
+            }
+        }
+        self.shift_at_once(by.at_once);
+    }
+
+    fn shift_at_once(&self, by: i64) {
+        let shifted = |count: u32| u32::try_from(moved(count.into(), by)).ok();
+        let _ = self.at_once.fetch_update(Ordering::AcqRel, Ordering::Relaxed, shifted);
     }
 
     /// Whether it is as if nobody had ever asked.

@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// Monotonic time since the process began, and the time on the wall.
+/// What the clock says when the process begins: what it takes over from another was made before that.
+pub(super) const BEGINNING: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// Monotonic time, and the time on the wall.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     origin: Instant,
@@ -16,8 +19,13 @@ impl Clock {
         Self { origin: Instant::now() }
     }
 
-    /// Since the process began; never runs backwards.
+    /// Never runs backwards.
     pub fn now(&self) -> Duration {
+        BEGINNING + self.origin.elapsed()
+    }
+
+    /// For how long the process has run.
+    pub fn uptime(&self) -> Duration {
         self.origin.elapsed()
     }
 

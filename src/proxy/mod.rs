@@ -18,6 +18,7 @@ mod context;
 mod cors;
 mod cost;
 mod current;
+mod estate;
 mod failure;
 mod fallback;
 mod fault;
@@ -26,6 +27,7 @@ mod forward;
 mod gateway;
 mod names;
 pub(crate) mod own;
+mod passing;
 mod refusal;
 mod refuser;
 mod respond;
@@ -57,10 +59,11 @@ use crate::wire::Own;
 
 use self::admit::Verdict;
 use self::body::Stop;
-use self::context::{Context, Job};
-use self::tap::{End, Tap};
+use self::context::Context;
+use self::tap::Tap;
 
 pub use self::current::Current;
+pub use self::estate::{Heir, Item, Testament};
 pub use self::gateway::Gateway;
 
 /// A caller's idle connection is closed after this long; Pingora's default is never.
@@ -225,7 +228,7 @@ impl ProxyHttp for Proxy {
                 *body = respond::replaced_body(ctx);
             }
         } else {
-            pass(&gateway, ctx, body, end_of_stream)?;
+            passing::pass(&gateway, ctx, body, end_of_stream)?;
         }
         ctx.told.bytes_out += body.as_ref().map_or(0, |body| body.len() as u64);
         if end_of_stream {
@@ -328,73 +331,4 @@ fn frame(session: &Session, answer: &mut ResponseHeader) -> Result<()> {
 fn is_bodiless(answer: &ResponseHeader) -> bool {
     matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         || answer.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
-}
-
-/// An answer's bytes on their way.
-fn pass(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, end_of_stream: bool) -> Result<()> {
-    let Some(tap) = &mut ctx.tap else { return Ok(()) };
-    let gathers = tap.gathers();
-    if let Some(mut chunk) = body.take_if(|chunk| !chunk.is_empty()) {
-        let now = gateway.clock.now();
-        let elapsed = now.saturating_sub(ctx.arrival.begun);
-        ctx.route.timing.byte(now);
-        let share = ctx.guards.body.as_mut();
-        let room = |bytes| share.is_some_and(|share| gateway.bodies.grow(share, bytes));
-        let ended = tap.chunk(&mut chunk, elapsed, room);
-        if let Some(leader) = &ctx.leads {
-            leader.push(&chunk);
-        }
-        *body = Some(chunk).filter(|chunk| !gathers && !chunk.is_empty());
-        if let Some(ended) = ended {
-            finish(gateway, ctx, body, ended)?;
-            // From here on the caller has all of it: it may leave without waiting for the connection's own end.
-            ctx.complete();
-        }
-        if body.is_some() {
-            ctx.told.first_byte.get_or_insert(elapsed);
-        }
-    }
-    if !end_of_stream {
-        return Ok(());
-    }
-    if let Some(rest) = ctx.tap.as_mut().and_then(Tap::rest) {
-        if let Some(leader) = &ctx.leads {
-            leader.push(&rest);
-        }
-        *body = Some(rest);
-    }
-    let took = gateway.clock.now().saturating_sub(ctx.arrival.begun);
-    let ended = ctx.tap.as_mut().filter(|tap| !tap.is_whole()).map(|tap| tap.end(took));
-    match ended {
-        Some(End::Cut) => return failure::cut(ctx, body),
-        Some(End::Failed) if gathers => return failure::failed(ctx),
-        Some(End::Failed) => ctx.told.failed = true,
-        Some(ended) => finish(gateway, ctx, body, ended)?,
-        None => {}
-    }
-    fault::ended(ctx);
-    ctx.land(Landing::Whole);
-    Ok(())
-}
-
-/// Takes in that an answer is whole.
-fn finish(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, ended: End) -> Result<()> {
-    keep(gateway, ctx, ended);
-    if ctx.tap.as_ref().is_some_and(Tap::gathers) {
-        *body = Some(turned::rendered(gateway, ctx)?);
-    }
-    Ok(())
-}
-
-/// Keeps a whole answer, before its last byte goes out: the very next request finds it.
-fn keep(gateway: &Gateway, ctx: &Context, ended: End) {
-    let End::Keep(kept) = ended else { return };
-    let unchanged = |job: &Job| {
-        job.keep.is_some_and(|keep| {
-            job.resolved.upstream.fingerprint(job.resolved.on_server()) == Some(keep.fingerprint)
-        })
-    };
-    if ctx.job.as_ref().is_some_and(unchanged) {
-        gateway.store.keep(kept.key, kept.answer, gateway.clock.now());
-    }
 }

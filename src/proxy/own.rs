@@ -104,7 +104,7 @@ fn totals(gateway: &Gateway) -> Map<String, Value> {
     let metrics = &gateway.metrics;
     let totals = [
         ("version", Value::from(env!("CARGO_PKG_VERSION"))),
-        ("uptime_seconds", gateway.clock.now().as_secs().into()),
+        ("uptime_seconds", gateway.clock.uptime().as_secs().into()),
         ("requests", metrics.total.get().into()),
         ("in_flight", metrics.in_flight.get().into()),
         ("queue", metrics.queue_requests.get().into()),

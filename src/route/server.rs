@@ -312,6 +312,15 @@ impl Server {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// Takes in how many more, or fewer, requests another process has there.
+    pub fn shift_in_flight(&self, by: i32) {
+        let shifted = |in_flight: u32| Some(in_flight.saturating_add_signed(by));
+        let _ = self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shifted);
+        if by < 0 {
+            self.dispatch();
+        }
+    }
+
     /// The address to connect to; `None` while its name has none.
     pub fn address(&self) -> Option<SocketAddr> {
         self.addresses.current()

@@ -1,6 +1,7 @@
 //! The way out: no new work, what has begun ends, and the process leaves as soon as the last has.
 //!
-//! Pingora alone would wait out its whole grace period, even with nothing left to do.
+//! Pingora alone would wait out its whole grace period, even with nothing left to do, and would end on SIGQUIT whether
+//! a successor serves or not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::BackgroundService;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{interval, sleep};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, interval, sleep};
 
 use crate::proxy::{Current, Gateway};
+
+use super::front::Connections;
+use super::handover::Handover;
+use super::pid::PidFile;
+use super::supervisor;
 
 /// The last lines of the access log may take this long.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
@@ -19,49 +26,90 @@ const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 /// How often the last requests are counted.
 const COUNT_EVERY: Duration = Duration::from_millis(20);
 
+/// Where a successor serves, callers find it with their next connection. One that is open and idle is closed by the
+/// answer to its next request; one that has none for so long is closed without.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(10);
+
 /// Which signal means what. SIGTERM first turns `/ready` 503 for `server.pre_stop`, so that balancers look away
-/// before the listeners close.
-pub(super) struct Signals(pub(super) Arc<Current>);
+/// before the listeners close. SIGQUIT hands over to a successor; without one nothing changes.
+pub(super) struct Signals {
+    pub(super) current: Arc<Current>,
+    pub(super) handover: Arc<Handover>,
+}
+
+fn listen(kind: SignalKind) -> Signal {
+    signal(kind).expect("the process can listen for signals")
+}
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        let listen = |kind| signal(kind).expect("the process can listen for signals");
         let mut terminate = listen(SignalKind::terminate());
         let mut interrupt = listen(SignalKind::interrupt());
         let mut quit = listen(SignalKind::quit());
-        tokio::select! {
-            _ = terminate.recv() => {
-                self.0.load().drain();
-                tokio::select! {
-                    () = sleep(self.0.load().settings.server.pre_stop) => ShutdownSignal::GracefulTerminate,
-                    _ = terminate.recv() => ShutdownSignal::FastShutdown,
-                    _ = interrupt.recv() => ShutdownSignal::FastShutdown,
-                }
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
+                _ = quit.recv() => {}
             }
+            let handover = Arc::clone(&self.handover);
+            tokio::select! {
+                done = spawn_blocking(move || handover.attempt()) => {
+                    if done.unwrap_or(false) {
+                        return ShutdownSignal::GracefulTerminate;
+                    }
+                }
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
+            }
+        }
+        supervisor::stopping();
+        self.current.load().drain();
+        tokio::select! {
+            () = sleep(self.current.load().settings.server.pre_stop) => ShutdownSignal::GracefulTerminate,
+            _ = terminate.recv() => ShutdownSignal::FastShutdown,
             _ = interrupt.recv() => ShutdownSignal::FastShutdown,
-            _ = quit.recv() => ShutdownSignal::GracefulUpgrade,
         }
     }
 }
 
 /// Starts what must start after a daemon's fork, and ends the process when the last request has ended.
-pub(super) struct Drain(pub(super) Arc<Current>);
+pub(super) struct Drain {
+    pub(super) current: Arc<Current>,
+    pub(super) handover: Arc<Handover>,
+    pub(super) connections: Connections,
+    pub(super) pid_file: Option<PidFile>,
+}
 
 #[async_trait]
 impl BackgroundService for Drain {
     async fn start(&self, mut shutdown: ShutdownWatch) {
-        if let Err(error) = self.0.load().log.start() {
+        if let Err(error) = self.current.load().log.start() {
             log::error!("no access log: its thread did not start: {error}");
         }
+        let mut terminate = listen(SignalKind::terminate());
         if shutdown.changed().await.is_err() {
             return;
         }
-        self.0.load().drain();
-        let mut again = signal(SignalKind::terminate()).expect("the process can listen for signals");
+        if self.handover.is_done() {
+            let handover = Arc::clone(&self.handover);
+            let telling = std::thread::Builder::new().name("legacy".to_owned());
+            if let Err(error) = telling.spawn(move || handover.tell_on()) {
+                log::error!("the successor is not told what becomes of the last requests: {error}");
+            }
+            tokio::select! {
+                () = self.callers_have_left() => {}
+                _ = terminate.recv() => {}
+            }
+        } else {
+            self.current.load().drain();
+            // The signal that began it.
+            terminate = listen(SignalKind::terminate());
+        }
         tokio::select! {
             () = self.all_have_ended() => self.leave(0),
-            _ = again.recv() => self.leave(1),
+            _ = terminate.recv() => self.leave(1),
         }
     }
 }
@@ -73,21 +121,37 @@ impl Drain {
         let mut idle = 0;
         while idle < 2 {
             count.tick().await;
-            idle = if self.0.load().metrics.in_flight.get() == 0 { idle + 1 } else { 0 };
+            idle = if self.current.load().metrics.in_flight.get() == 0 { idle + 1 } else { 0 };
+        }
+    }
+
+    /// Nobody is connected, or all that are have been idle for long.
+    async fn callers_have_left(&self) {
+        let mut count = interval(COUNT_EVERY);
+        let mut busy = Instant::now();
+        while busy.elapsed() < LINGER_TIME_MAX && self.connections.count() > 0 {
+            count.tick().await;
+            if self.current.load().metrics.in_flight.get() > 0 {
+                busy = Instant::now();
+            }
         }
     }
 
     fn leave(&self, code: i32) {
-        leave_nothing_behind(&self.0.load());
+        self.handover.tell_changes();
+        leave_nothing_behind(&self.current.load(), self.pid_file.as_ref());
         log::info!("stopped");
         std::process::exit(code);
     }
 }
 
 /// What the process has in memory and others are to find. The requests that are counted have ended before.
-pub(super) fn leave_nothing_behind(gateway: &Gateway) {
+pub(super) fn leave_nothing_behind(gateway: &Gateway, pid_file: Option<&PidFile>) {
     gateway.log.flush(FLUSH_TIME_MAX);
     if let Err(why) = gateway.ledger.close(gateway.clock.wall()) {
         log::error!("what keys used of late is lost: {why}");
+    }
+    if let Some(pid_file) = pid_file {
+        pid_file.remove();
     }
 }

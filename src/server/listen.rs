@@ -6,11 +6,17 @@ use std::net::{SocketAddr, TcpListener};
 use crate::config::Settings;
 
 /// Where the process listens.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Addresses {
     pub(super) callers: Vec<SocketAddr>,
     pub(super) admin: Option<SocketAddr>,
     pub(super) metrics: Option<SocketAddr>,
+}
+
+impl Addresses {
+    pub(super) fn all(&self) -> impl Iterator<Item = SocketAddr> {
+        self.callers.iter().copied().chain(self.admin).chain(self.metrics)
+    }
 }
 
 /// Every address as the file says, untried.
@@ -27,7 +33,7 @@ pub(super) fn as_written(settings: &Settings) -> Addresses {
 pub(super) fn check(settings: &Settings) -> Result<Addresses, String> {
     let mut addresses = as_written(settings);
     for address in addresses.callers.iter().chain(&addresses.metrics) {
-        attempt(*address).map_err(|error| taken(*address, &error))?;
+        check_one(*address)?;
     }
     if let Err(error) = attempt(settings.admin.listen) {
         let problem = taken(settings.admin.listen, &error);
@@ -38,6 +44,11 @@ pub(super) fn check(settings: &Settings) -> Result<Addresses, String> {
         addresses.admin = None;
     }
     Ok(addresses)
+}
+
+/// Tries one.
+pub(super) fn check_one(address: SocketAddr) -> Result<(), String> {
+    attempt(address).map_err(|error| taken(address, &error))
 }
 
 fn attempt(address: SocketAddr) -> io::Result<()> {

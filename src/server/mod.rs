@@ -1,21 +1,27 @@
 //! The process: listeners, services, signals, and the way out.
 
 mod drain;
+mod front;
+mod handover;
 mod journal;
 mod keys;
 mod listen;
+mod pid;
 mod probe;
 mod reload;
+mod supervisor;
 mod swap;
 mod usage;
 mod watch;
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{RunArgs, Server};
 use pingora::services::background::background_service;
 use pingora::services::listening::Service;
+use pingora_proxy::http_proxy;
 use tokio::sync::mpsc::channel;
 
 use crate::admin::{Admin, MetricsPage};
@@ -23,10 +29,15 @@ use crate::config::{Loaded, Settings};
 use crate::proxy::{Current, Gateway, Proxy, trust};
 
 use self::drain::{Drain, Signals};
+use self::front::{Connections, Front};
+use self::handover::{Handover, Meeting, Succession};
+use self::pid::PidFile;
 use self::probe::Prober;
 use self::reload::Reload;
 use self::usage::Bookkeeper;
 
+pub use self::handover::request::{Upgraded, upgrade};
+pub use self::pid::running;
 pub use self::reload::Origin;
 
 /// Tries that Pingora makes for one request at most: those of the gateway have bounds of their own (`route/retry.rs`),
@@ -37,8 +48,10 @@ const TRIES_MAX: usize = 1 << 20;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Launch {
     pub daemon: bool,
-    /// Takes the listening sockets over from a running process.
+    /// Takes over from a running process.
     pub upgrade: bool,
+    /// It was started by the process that it succeeds, and is in the background already if that is.
+    pub in_place: bool,
 }
 
 /// Runs a gateway until it is told to stop. Returns only where it could not start, with the reason. `origin`: the file
@@ -49,9 +62,19 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     for warning in &warnings {
         log::warn!("{warning}");
     }
-    let conf = pingora_conf(&settings, launch)?;
-    // The sockets that are handed over are bound already.
-    let addresses = if launch.upgrade { listen::as_written(&settings) } else { listen::check(&settings)? };
+    let mut conf = pingora_conf(&settings, launch)?;
+    let folder = std::env::current_dir().map_err(|error| format!("no working folder: {error}"))?;
+    let socket = absolute(&settings.server.upgrade_sock)?;
+    let pid_file = settings.server.pid_file.as_deref().map(absolute).transpose()?;
+    let (meeting, addresses, pid_file) = if launch.upgrade {
+        // The sockets that are handed over are bound already.
+        let pid_file = pid_file.as_deref().map(PidFile::of);
+        (Some(Meeting::at(&socket)?), listen::as_written(&settings), pid_file)
+    } else {
+        let pid_file = pid_file.as_deref().map(PidFile::claim).transpose()?;
+        (None, listen::check(&settings)?, pid_file)
+    };
+    let scratch = pid::scratch_of_a_daemon(&mut conf, pid_file.as_ref().filter(|_| !launch.upgrade));
     if settings.keys.is_none() {
         log::warn!(
             "the gateway is open: no key is asked for (name `auth.keys` in the file, or set GATEWAY_KEY)"
@@ -59,46 +82,66 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     }
 
     let gateway = Arc::new(Current::new(Gateway::new(settings, conf.ca_file.clone())?));
-    let folder = std::env::current_dir().map_err(|error| format!("no working folder: {error}"))?;
-    let mut server = Server::new_with_opt_and_conf(
-        Some(Opt { upgrade: launch.upgrade, daemon: launch.daemon, ..Opt::default() }),
-        conf,
-    );
+    let mut server = Server::new_with_opt_and_conf(Some(Opt::default()), conf);
     server.bootstrap();
 
     let (rounds, later) = channel(1);
     let prober = Prober { current: Arc::clone(&gateway), rounds: Mutex::new(Some(later)) };
     let prober = server.add_service(background_service("prober", prober));
-    server.add_service(background_service("drain", Drain(Arc::clone(&gateway))));
+    let handover = Arc::new(Handover::new(Arc::clone(&gateway), socket, folder.clone()));
+    let connections = Connections::default();
+    let drain = Drain {
+        current: Arc::clone(&gateway),
+        handover: Arc::clone(&handover),
+        connections: connections.clone(),
+        pid_file: pid_file.clone(),
+    };
+    server.add_service(background_service("drain", drain));
     server.add_service(background_service("bookkeeper", Bookkeeper(Arc::clone(&gateway))));
     let reload = Reload { current: Arc::clone(&gateway), rounds, origin, folder };
     server.add_service(background_service("reload", reload));
+    let succession = server.add_service(Succession {
+        current: Arc::clone(&gateway),
+        handover: Arc::clone(&handover),
+        addresses: addresses.clone(),
+        meeting,
+        pid_file: pid_file.clone(),
+        scratch,
+    });
+    // The first look at the servers comes first, so that the first request knows their models.
+    succession.add_dependency(&prober);
 
-    let mut callers = pingora_proxy::http_proxy_service(&server.configuration, Proxy(Arc::clone(&gateway)));
+    let app = http_proxy(&server.configuration, Proxy(Arc::clone(&gateway)));
+    let mut callers = Service::new("callers".to_owned(), Front { app: Arc::new(app), connections });
     for address in &addresses.callers {
         callers.add_tcp(&address.to_string());
         log::info!("serving on http://{address}");
     }
-    // The first look at the servers comes first, so that the first request knows their models.
-    server.add_service(callers).add_dependency(&prober);
+    server.add_service(callers).add_dependency(&succession);
 
     if let Some(address) = addresses.admin {
         let mut admin = Service::new("admin".to_owned(), Admin(Arc::clone(&gateway)));
         admin.threads = Some(1);
         admin.add_tcp(&address.to_string());
-        server.add_service(admin);
+        server.add_service(admin).add_dependency(&succession);
         log::info!("for operators: http://{address}");
     }
     if let Some(address) = addresses.metrics {
         let mut page = Service::new("metrics".to_owned(), MetricsPage(Arc::clone(&gateway)));
         page.threads = Some(1);
         page.add_tcp(&address.to_string());
-        server.add_service(page);
+        server.add_service(page).add_dependency(&succession);
         log::info!("for Prometheus: http://{address}/metrics");
     }
-    server.run(RunArgs { shutdown_signal: Box::new(Signals(Arc::clone(&gateway))) });
-    drain::leave_nothing_behind(&gateway.load());
+    let signals = Signals { current: Arc::clone(&gateway), handover };
+    server.run(RunArgs { shutdown_signal: Box::new(signals) });
+    drain::leave_nothing_behind(&gateway.load(), pid_file.as_ref());
     Ok(())
+}
+
+/// A path of Pingora's own keys, from the root on: a daemon changes its folder.
+fn absolute(path: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| format!("`server` of the file: {}: {error}", path.display()))
 }
 
 fn pingora_conf(settings: &Settings, launch: Launch) -> Result<ServerConf, String> {
@@ -110,6 +153,6 @@ fn pingora_conf(settings: &Settings, launch: Launch) -> Result<ServerConf, Strin
     conf.grace_period_seconds = Some(server.grace_period.as_secs());
     conf.ca_file = trust::roots(&settings.upstreams, conf.ca_file.take())?;
     conf.max_retries = conf.max_retries.max(TRIES_MAX);
-    conf.daemon |= launch.daemon;
+    conf.daemon = (conf.daemon || launch.daemon) && !launch.in_place;
     Ok(conf)
 }

@@ -237,7 +237,10 @@ impl Probe {
         };
         let models = self.json(&self.server.path_of(MODELS)).await?;
         let mut report = Report::read(props.as_ref(), models.as_ref());
-        if self.server.kind == Kind::Llama && report.router.is_none() && matches!(report.slots, None | Some(0)) {
+        if self.server.kind == Kind::Llama
+            && report.router.is_none()
+            && matches!(report.slots, None | Some(0))
+        {
             report.slots = self.listed_slots().await.or(report.slots);
         }
         report.model_ids().for_each(|id| self.current.load().metrics.know_model(id));

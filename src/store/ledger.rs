@@ -45,6 +45,17 @@ impl Ledger {
         self.books().note(account, used.counts);
     }
 
+    /// Whether it is kept in a file, which other processes read too.
+    pub fn is_kept(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Counts what another process counted, on its day. Does no I/O.
+    pub fn take_over(&self, row: Row) {
+        let (account, counts) = Account::of_row(row);
+        self.books().note(account, counts);
+    }
+
     /// What a key has used in the day or month of `now`: what this process noted, and what others wrote until the last
     /// flush. Does no I/O.
     pub fn spent(&self, key: &str, period: Period, now: Timestamp) -> Counts {

@@ -5,7 +5,7 @@ use std::ops::AddAssign;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The user of a key whose users are too many to be told apart, or whose name is too long.
 pub const OTHER: &str = "other";
@@ -25,7 +25,7 @@ pub struct Use<'a> {
 }
 
 /// Sums of uses. They stop at their largest value and never wrap.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     pub requests: u64,
     pub prompt_tokens: u64,
@@ -52,7 +52,7 @@ pub struct Filter {
 }
 
 /// What a user of a key has used of a model on a day.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
     /// In UTC.
     pub day: Date,
@@ -89,7 +89,7 @@ impl Counts {
     }
 
     /// What is left without `written`, which is part of it.
-    pub(super) fn without(self, written: Self) -> Self {
+    pub fn without(self, written: Self) -> Self {
         self.with(written, u64::saturating_sub)
     }
 
@@ -122,6 +122,12 @@ impl Account {
     pub(super) fn of(used: &Use<'_>, day: Date) -> Self {
         let user = if used.user.len() > USER_BYTES_MAX { OTHER } else { used.user };
         Self { day, key: used.key.to_owned(), user: user.to_owned(), model: used.model.to_owned() }
+    }
+
+    /// Of a row that another process tells.
+    pub(super) fn of_row(row: Row) -> (Self, Counts) {
+        let Row { day, key, user, model, counts } = row;
+        (Self { day, key, user, model }, counts)
     }
 
     pub(super) fn row(self, counts: Counts) -> Row {

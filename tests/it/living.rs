@@ -80,3 +80,21 @@ async fn it_is_not_ready_before_its_listeners_close() {
     assert_eq!(gateway.chat("hi").await.status, 200, "it still serves");
     assert_eq!(gateway.exit().await.code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once() {
+    let llama = llama::scripted().holds().start().await;
+    for (settings, ended_by) in [("{}", "the last requests"), ("{pre_stop: 1h}", "the balancers")] {
+        let gateway = gateway::before(&llama).yaml(&format!("server: {settings}")).start().await;
+        let stream = gateway.caller().await.begin(chat_stream(ended_by)).await;
+        gateway.signal("TERM");
+        eventually!(
+            client::try_connect(gateway.address()).await.is_none()
+                || gateway.send(get("/ready")).await.status == 503
+        );
+        assert!(gateway.exited().is_none(), "it waits for {ended_by}");
+        gateway.signal("TERM");
+        gateway.exit().await;
+        assert!(!stream.finish().await.0.text().contains("[DONE]"));
+    }
+}

@@ -349,9 +349,31 @@ impl Gateway {
         kib << 10
     }
 
-    /// Sends a signal by its name, such as `TERM`.
+    /// The process that serves, by `server: {pid_file: gateway.pid}`.
+    pub(crate) fn serving(&self) -> Option<u32> {
+        std::fs::read_to_string(self.folder.0.join("gateway.pid")).ok()?.trim().parse().ok()
+    }
+
+    /// Runs `ai-gateway upgrade` to its end.
+    pub(crate) async fn upgrade(&self) -> Output {
+        let mut command = command(&["upgrade", "--config", "gateway.yaml"]);
+        command.current_dir(&self.folder.0);
+        let run = tokio::task::spawn_blocking(move || command.output());
+        run.await.expect("it does not panic").expect("the binary runs")
+    }
+
+    /// Replaces the gateway; gives the process that served before.
+    pub(crate) async fn upgraded(&self) -> u32 {
+        let before = self.serving().expect("a pid file");
+        let output = self.upgrade().await;
+        assert!(output.status.success(), "{output:?}\n{}", self.stderr());
+        assert_ne!(self.serving(), Some(before), "{output:?}");
+        before
+    }
+
+    /// Sends a signal by its name, such as `TERM`, to the process that serves.
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.id();
+        let id = self.serving().unwrap_or(self.id());
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {id}")).status();
         assert!(sent.expect("there is a shell").success(), "the gateway is gone");
     }
@@ -362,10 +384,15 @@ impl Drop for Gateway {
         if std::thread::panicking() {
             eprintln!("--- the gateway's stderr\n{}\n--- its stdout\n{}", self.stderr(), self.stdout());
         }
+        let successor = self.serving().filter(|serving| *serving != self.id());
+        if let Some(successor) = successor {
+            // It is nobody's child.
+            drop(Command::new("sh").arg("-c").arg(format!("kill -KILL {successor}")).status());
+        }
         if self.exited().is_some() {
             return;
         }
-        self.signal("TERM");
+        drop(Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.id())).status());
         let given_up = Instant::now() + Duration::from_secs(1);
         while self.exited().is_none() && Instant::now() < given_up {
             std::thread::sleep(PAUSE);
