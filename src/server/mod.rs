@@ -82,8 +82,8 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     }
 
     let gateway = Arc::new(Current::new(Gateway::new(settings, conf.ca_file.clone())?));
+    let daemon_waits = conf.daemon && conf.daemon_wait_for_ready;
     let mut server = Server::new_with_opt_and_conf(Some(Opt::default()), conf);
-    server.bootstrap();
 
     let (rounds, later) = channel(1);
     let prober = Prober { current: Arc::clone(&gateway), rounds: Mutex::new(Some(later)) };
@@ -110,6 +110,12 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     });
     // The first look at the servers comes first, so that the first request knows their models.
     succession.add_dependency(&prober);
+    if daemon_waits {
+        // It tells the process that was started that this one serves.
+        server.bootstrap_as_a_service().add_dependency(&succession);
+    } else {
+        server.bootstrap();
+    }
 
     let app = http_proxy(&server.configuration, Proxy(Arc::clone(&gateway)));
     let mut callers = Service::new("callers".to_owned(), Front { app: Arc::new(app), connections });

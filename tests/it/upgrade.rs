@@ -344,6 +344,18 @@ async fn a_daemon_is_replaced_by_one() {
     eventually!(!runs(successor) && gateway.serving().is_none());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_waited_for_serves_when_it_is_there() {
+    let llama = llama::scripted().start().await;
+    let daemon = "server: {pid_file: gateway.pid, daemon: true, daemon_wait_for_ready: true}";
+    let gateway = gateway::before(&llama).yaml(daemon).spawn();
+    assert_eq!(gateway.exit().await.code(), Some(0), "{}", gateway.stderr());
+    eventually!(client::try_connect(gateway.address()).await.is_some());
+    assert!(gateway.serving().is_some_and(|process| runs(process) && process != gateway.id()));
+    gateway.upgraded().await;
+    assert_eq!(gateway.chat("hi").await.status, 200);
+}
+
 /// A second SIGTERM is for those who do not want to wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_been_replaced_ends_when_it_is_told_to() {

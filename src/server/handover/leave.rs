@@ -45,7 +45,7 @@ impl Handover {
         self.done.load(Ordering::Acquire)
     }
 
-    /// Hands over to whoever waits at the socket. Blocks, for two minutes at most. False: nothing has changed.
+    /// Hands over to whoever waits at the socket. Blocks, for some minutes at most. False: nothing has changed.
     pub(crate) fn attempt(&self) -> bool {
         match self.meet() {
             Ok(()) => true,

@@ -32,7 +32,7 @@ pub fn upgrade(process: i32, socket: &Path, binary: &Path, file: &Path) -> Resul
     })?;
     // The successor waits in the same place.
     drop(meeting);
-    let mut line = Line::with(stream, Some(process), 3 * SILENCE_TIME_MAX).map_err(|error| told(&error))?;
+    let mut line = Line::with(stream, Some(process), 5 * SILENCE_TIME_MAX).map_err(|error| told(&error))?;
     line.say(&Message::Upgrade { binary: binary.to_owned(), file: file.to_owned() })
         .map_err(|error| told(&error))?;
     match line.answer()? {
