@@ -12,6 +12,7 @@ mod form;
 mod turned;
 mod stage;
 mod token;
+mod upgrade;
 
 use std::time::{Duration, Instant};
 

@@ -187,6 +187,7 @@ impl Gateway {
     pub(crate) fn of(yaml: &str) -> Gateway {
         let at = own_address(19001);
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("real-{}.yaml", at.ip()));
+        let yaml = &yaml.replace("PID_FILE", &file.with_extension("pid").display().to_string());
         let listeners =
             format!("listen: [{{address: \"{at}\"}}]\nadmin: {{listen: \"{}:19002\"}}\n", at.ip());
         fs::write(&file, listeners + yaml).expect("the file can be written");
@@ -195,6 +196,21 @@ impl Gateway {
         let gateway = Gateway { at, _process: Process::start(command, at) };
         eventually("the gateway is healthy", || caller::status_of(at, "/health") == Some(200));
         gateway
+    }
+
+    /// Replaces it, by `server: {pid_file: …}` of its file; gives what the command prints.
+    pub(crate) fn upgrade(&self, file: &Path) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ai-gateway"));
+        let done = command.arg("upgrade").arg("--config").arg(file).output().expect("the binary runs");
+        let said =
+            String::from_utf8_lossy(&done.stderr).into_owned() + &String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success(), "{said}");
+        said
+    }
+
+    /// The file that [`Gateway::of`] wrote.
+    pub(crate) fn file(&self) -> PathBuf {
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("real-{}.yaml", self.at.ip()))
     }
 
     /// One before a server that does not run yet: it answers, and nothing more is known.
