@@ -23,7 +23,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// An AI gateway in front of llama.cpp servers: keys, exact limits, a cache, routing, logs and metrics.
 ///
-/// Without a command it runs under the environment alone: LLM_URL, GATEWAY_PORT, GATEWAY_HOST, GATEWAY_KEY.
+/// Without a command it runs under the environment alone: LLM_URL, GATEWAY_PORT, GATEWAY_HOST, GATEWAY_KEY,
+/// GATEWAY_METRICS.
 #[derive(Parser)]
 #[command(name = "ai-gateway", version)]
 struct Cli {

@@ -20,6 +20,9 @@ limits: {gateway: {requests: 5/s, burst: 10}}
 /// What follows where `GATEWAY_KEY` is set.
 const NO_FILE_KEY: &str = "auth: {keys: [{name: default, sha256: '${KEY_SHA256}'}]}\n";
 
+/// What follows where `GATEWAY_METRICS` is set.
+const NO_FILE_METRICS: &str = "metrics: {listen: '${METRICS}'}\n";
+
 /// The process's own environment. A variable that is not UTF-8 counts as set all the same: a `GATEWAY_KEY` that
 /// cannot be read must not leave the gateway open.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
@@ -31,8 +34,8 @@ pub fn process_environment(name: &str) -> Option<String> {
     }
 }
 
-/// The settings of a gateway that was given no file, from `LLM_URL`, `GATEWAY_HOST`, `GATEWAY_PORT` and
-/// `GATEWAY_KEY`. A variable that is empty counts as not set.
+/// The settings of a gateway that was given no file, from `LLM_URL`, `GATEWAY_HOST`, `GATEWAY_PORT`, `GATEWAY_KEY` and
+/// `GATEWAY_METRICS`. A variable that is empty counts as not set.
 pub fn from_environment(environment: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Faults> {
     let report = Report::new("");
     let variable = |name: &str| environment(name).filter(|text| !text.is_empty());
@@ -52,13 +55,20 @@ pub fn from_environment(environment: &dyn Fn(&str) -> Option<String>) -> Result<
             .map_or_else(|| value::expected("a port from 1 to 65535", text), Ok)
     });
     let key = variable("GATEWAY_KEY");
+    let metrics = read(&report, "GATEWAY_METRICS", variable, None, |text| value::address(text).map(Some));
     report.close()?;
 
-    let text = if key.is_some() { format!("{NO_FILE}{NO_FILE_KEY}") } else { NO_FILE.to_owned() };
+    let text = [
+        NO_FILE,
+        if key.is_some() { NO_FILE_KEY } else { "" },
+        if metrics.is_some() { NO_FILE_METRICS } else { "" },
+    ]
+    .concat();
     from_text(&text, "environment", &|name| match name {
         "ADDRESS" => Some(SocketAddr::new(host, port).to_string()),
         "URL" => Some(url.to_string()),
         "GATEWAY_HOSTS_FILE" => environment(name),
+        "METRICS" => metrics.map(|address| address.to_string()),
         "KEY_SHA256" => key.as_ref().map(|key| KeyHash::of(key.trim().as_bytes()).to_string()),
         _ => None,
     })
@@ -184,6 +194,7 @@ mod tests {
         assert_eq!(settings.listen, ["127.0.0.1:9001".parse().unwrap()]);
         assert_eq!(settings.admin.listen, "127.0.0.1:9002".parse().unwrap());
         assert!(!settings.admin.named && settings.keys.is_none() && settings.models.is_empty());
+        assert_eq!(settings.metrics, None);
         assert_eq!(settings.upstreams.len(), 1);
         assert_eq!(settings.upstreams[0].name, "local");
         assert_eq!(settings.upstreams[0].servers[0].name, "localhost:8080");
@@ -203,11 +214,13 @@ mod tests {
             ("GATEWAY_HOST", "0.0.0.0"),
             ("GATEWAY_PORT", "80"),
             ("GATEWAY_KEY", "secret"),
+            ("GATEWAY_METRICS", "0.0.0.0:9003"),
         ];
         let loaded = from_environment(&environment(&variables)).unwrap();
         assert_eq!(loaded.warnings, Vec::<String>::new());
         let settings = loaded.settings;
         assert_eq!(settings.listen, ["0.0.0.0:80".parse().unwrap()]);
+        assert_eq!(settings.metrics, "0.0.0.0:9003".parse().ok());
         assert_eq!(settings.upstreams[0].servers[0].url.to_string(), "http://[::1]:9090");
         let keys = settings.keys.unwrap();
         assert_eq!((keys.len(), keys[0].key.name.as_str()), (1, "default"));
@@ -217,12 +230,18 @@ mod tests {
 
     #[test]
     fn every_wrong_variable_is_named() {
-        let variables = [("LLM_URL", "localhost"), ("GATEWAY_HOST", "gateway"), ("GATEWAY_PORT", "0")];
+        let variables = [
+            ("LLM_URL", "localhost"),
+            ("GATEWAY_HOST", "gateway"),
+            ("GATEWAY_PORT", "0"),
+            ("GATEWAY_METRICS", "9003"),
+        ];
         let faults = from_environment(&environment(&variables)).unwrap_err().to_string();
         let lines: Vec<&str> = faults.lines().collect();
-        assert_eq!(lines.len(), 3, "{faults}");
+        assert_eq!(lines.len(), 4, "{faults}");
         assert!(lines[0].starts_with("LLM_URL: expected a URL"), "{faults}");
         assert!(lines[1].starts_with("GATEWAY_HOST: expected an address"), "{faults}");
         assert_eq!(lines[2], "GATEWAY_PORT: expected a port from 1 to 65535, found `0`");
+        assert!(lines[3].starts_with("GATEWAY_METRICS: expected"), "{faults}");
     }
 }
