@@ -85,6 +85,34 @@ async fn the_page_of_metrics_is_complete() {
     assert_eq!(families, rows, "the page has one row for each family");
 }
 
+/// A metric or a label that nobody writes any more would make an alert that never comes, and an empty panel.
+#[tokio::test(flavor = "multi_thread")]
+async fn dashboard_and_alerts_name_what_there_is() {
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::before(&llama).start().await;
+    assert_eq!(gateway.chat("hi").await.status, 200);
+    let scrape = gateway.scrape().await;
+    let table = page("docs/OBSERVE.md");
+    let labels: Vec<&str> = table.lines().filter(|line| line.starts_with("| `ai_gateway_")).collect();
+    for name in ["grafana/dashboards/ai-gateway.json", "prometheus/alerts.yml", "prometheus/alerts.test.yml"]
+    {
+        let text = page(&format!("conf/{name}"));
+        let words = text.split(|it: char| !it.is_ascii_alphanumeric() && it != '_');
+        let metrics: Vec<&str> = words.filter(|word| word.starts_with("ai_gateway_")).collect();
+        assert!(metrics.len() >= 10, "{name}: {metrics:?}");
+        for metric in metrics {
+            let family = ["_bucket", "_count", "_sum"].iter().find_map(|end| metric.strip_suffix(end));
+            assert!(scrape.has_family(family.unwrap_or(metric)), "{name}: there is no {metric}");
+        }
+        let groups = text.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
+        for label in groups.flat_map(|group| group.split(", ")) {
+            let known = ["le", "job", "instance", "alertname", "severity"].contains(&label)
+                || labels.iter().any(|row| row.contains(&format!("`{label}`")));
+            assert!(known, "{name}: there is no label {label}");
+        }
+    }
+}
+
 #[test]
 fn the_files_in_the_pages_are_right() {
     for name in ["README.md", "docs/LIMITS.md", "docs/FLEET.md"] {
