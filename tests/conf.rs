@@ -39,10 +39,28 @@ fn settings(text: &str) -> Settings {
 fn every_file_in_conf_loads_without_a_warning() {
     let files = yaml_files("conf");
     assert!(files.len() >= 2);
-    for file in files {
+    for file in files.into_iter().chain([folder("conf/k8s/gateway.yaml")]) {
         let loaded = config::load(&file, &no_variables).unwrap_or_else(|faults| panic!("{faults}"));
         assert_eq!(loaded.warnings, Vec::<String>::new(), "{}", file.display());
     }
+}
+
+/// What the manifests say of the gateway's file is what stands in it.
+#[test]
+fn the_pod_has_the_ports_and_the_time_that_its_file_asks_for() {
+    let file = config::load(&folder("conf/k8s/gateway.yaml"), &no_variables).unwrap().settings;
+    let deployment = fs::read_to_string(folder("conf/k8s/deployment.yaml")).unwrap();
+    let seconds = |key: &str| -> u64 {
+        let line = deployment.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap();
+        line.trim().parse().unwrap()
+    };
+    let needed = file.server.pre_stop + file.server.grace_period;
+    assert!(seconds("terminationGracePeriodSeconds:") > needed.as_secs(), "{needed:?}");
+    for (name, port) in [("http", file.listen[0].port()), ("metrics", file.metrics.unwrap().port())] {
+        let named = format!("{{name: {name}, containerPort: {port}}}");
+        assert!(deployment.contains(&named), "{named}");
+    }
+    assert!(deployment.contains(&format!("prometheus.io/port: \"{}\"", file.metrics.unwrap().port())));
 }
 
 #[test]

@@ -40,5 +40,6 @@ mod usage;
 mod config_cli;
 mod living;
 mod reload;
+mod rollout;
 mod docs;
 mod regression;
