@@ -19,10 +19,10 @@ use super::context::{Context, Keep};
 use super::forward::CREDENTIALS;
 use super::gateway::{Gateway, TLS};
 use super::refusal::Refusal;
-use super::session::late_error;
 use super::timing::Late;
 use super::trust::is_distrust;
 use super::turned::UNRENDERED;
+use super::wait::late_error;
 
 /// What is told of a server that TLS could not be spoken with.
 const DISTRUSTED: Refusal =

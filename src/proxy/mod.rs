@@ -25,6 +25,7 @@ mod fault;
 mod follow;
 mod forward;
 mod gateway;
+mod lane;
 mod names;
 pub(crate) mod own;
 mod passing;

@@ -9,6 +9,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -32,20 +33,23 @@ use crate::cache::Flight;
 
 use super::context::{Context, PermitSlot, vacate};
 use super::gateway::Gateway;
+use super::lane::Lane;
 use super::refusal::Refusal;
-use super::timing::{Late, Timing};
+use super::timing::Timing;
 use super::turned::Cue;
-use super::wait::{late, poll_write, watch};
+use super::wait::{late, late_error, poll_write, watch};
 
 /// What a caller may be behind those who follow its answer.
 const LAG_BYTES_MAX: usize = 4 << 20;
 
-/// Where the real session comes back to when the wrapper is taken off.
-pub(super) type Slot = Arc<Mutex<Option<HttpSession>>>;
+pub(super) type Slot = Arc<Seat>;
 
-/// The type of the errors that a late answer raises, one a bound.
-pub(super) fn late_error(late: Late) -> ErrorType {
-    ErrorType::Custom(late.what())
+#[derive(Default)]
+pub(super) struct Seat {
+    /// Where the real session comes back to when the wrapper is taken off.
+    session: Mutex<Option<HttpSession>>,
+    /// The wrapper has the session's writing half, and stays on to the end.
+    stays: AtomicBool,
 }
 
 /// Puts the wrapper on. Pingora sends the body that the cue holds.
@@ -63,16 +67,17 @@ pub(super) fn wrap(session: &mut Session, gateway: &Arc<Gateway>, ctx: &Context)
         permit: Arc::clone(&ctx.guards.permit),
         hidden: false,
         lag_bytes: 0,
+        lane: None,
     };
     *session.downstream_session = HttpSession::new_custom(Box::new(wrapper));
 }
 
 /// Takes it off again. Pingora finishes and reuses only sessions of its own kinds.
 pub(super) fn unwrap(session: &mut Session, slot: &Slot) {
-    if session.downstream_session.is_custom() {
+    if session.downstream_session.is_custom() && !slot.stays.load(Ordering::Relaxed) {
         // Dropping the wrapper puts the real session into the slot.
         *session.downstream_session = nobody();
-        if let Some(inner) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(inner) = slot.session.lock().unwrap_or_else(PoisonError::into_inner).take() {
             *session.downstream_session = inner;
         }
     }
@@ -95,15 +100,17 @@ struct Wrapper {
     /// The flight that this request leads.
     flight: Option<Arc<Flight<Refusal>>>,
     permit: PermitSlot,
-    /// The caller is gone, and the answer goes on for its followers: nothing more is read from it or written to it.
+    /// The caller is gone, and its answer goes on for its followers: nothing more is read from it or written to it.
     hidden: bool,
     /// Bytes that were queued for a caller that takes them slower than its followers.
     lag_bytes: usize,
+    /// How a caller over HTTP/2 is written to, once others follow its answer.
+    lane: Option<Lane>,
 }
 
 impl Drop for Wrapper {
     fn drop(&mut self) {
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = self.inner.take();
+        *self.slot.session.lock().unwrap_or_else(PoisonError::into_inner) = self.inner.take();
     }
 }
 
@@ -113,7 +120,11 @@ impl Wrapper {
     }
 
     fn inner_mut(&mut self) -> &mut HttpSession {
-        self.inner.as_mut().expect("the session is taken on drop alone")
+        self.parts().0
+    }
+
+    fn parts(&mut self) -> (&mut HttpSession, &mut Option<Lane>) {
+        (self.inner.as_mut().expect("the session is taken on drop alone"), &mut self.lane)
     }
 
     /// Takes in that the caller is gone. True: others follow its answer, and it goes on for them.
@@ -133,28 +144,40 @@ impl Wrapper {
 
     /// Writes at the caller's pace, or, where others follow, at theirs: what the caller does not take at once is
     /// queued, up to a bound, and then the caller is cut.
-    async fn write(&mut self, tasks: Vec<HttpTask>) -> Result<bool> {
-        if !self.inner().has_pending_downstream_proxy_tasks() && !self.is_followed() {
+    async fn write(&mut self, mut tasks: Vec<HttpTask>) -> Result<bool> {
+        let behind = self.lane.is_some() || self.inner().has_pending_downstream_proxy_tasks();
+        if !behind && !self.is_followed() {
             return self.inner_mut().response_duplex_vec(tasks).await;
         }
         let ends = tasks.iter().any(HttpTask::is_end);
+        if matches!(self.inner(), HttpSession::H2(_)) && self.lane.is_none() {
+            // The header takes no time.
+            let headers = tasks.iter().take_while(|task| matches!(task, HttpTask::Header(..))).count();
+            if self.inner_mut().response_duplex_vec(tasks.drain(..headers).collect()).await? {
+                return Ok(true);
+            }
+            self.lane = Lane::of(self.inner_mut());
+            let Some(_) = &self.lane else { return self.inner_mut().response_duplex_vec(tasks).await };
+            self.slot.stays.store(true, Ordering::Relaxed);
+        }
         for task in tasks {
             if let HttpTask::Body(Some(chunk), _) = &task {
                 self.lag_bytes += chunk.len();
             }
-            self.inner_mut().send_downstream_proxy_task(task);
+            match &mut self.lane {
+                Some(lane) => lane.push(task),
+                None => self.inner_mut().send_downstream_proxy_task(task),
+            }
         }
-        let written = poll_fn(|cx| Poll::Ready(poll_write(self.inner_mut(), cx))).await;
+        let (inner, lane) = self.parts();
+        let written = poll_fn(|cx| Poll::Ready(poll_write(inner, lane, cx))).await;
         match written {
             Poll::Ready(written) => {
                 self.lag_bytes = 0;
                 written?;
             }
             Poll::Pending if self.lag_bytes > LAG_BYTES_MAX => {
-                return Error::e_explain(
-                    ErrorType::WriteTimedout,
-                    "the caller is too far behind its followers",
-                );
+                return Error::e_explain(ErrorType::WriteTimedout, "the caller is too far behind");
             }
             Poll::Pending => {}
         }
@@ -166,7 +189,7 @@ impl Wrapper {
 impl CustomSession for Wrapper {
     async fn read_body_or_idle(&mut self, _no_body_expected: bool) -> Result<Option<Bytes>> {
         loop {
-            let Self { inner, timing, gateway, sleep, flight, hidden, .. } = self;
+            let Self { inner, timing, gateway, sleep, flight, hidden, lane, .. } = self;
             let late = late(timing, gateway.clock, sleep);
             if let (true, Some(flight)) = (*hidden, flight) {
                 return tokio::select! {
@@ -178,7 +201,7 @@ impl CustomSession for Wrapper {
             let inner = inner.as_mut().expect("the session is taken on drop alone");
             let left = tokio::select! {
                 biased;
-                read = watch(inner) => match read {
+                read = watch(inner, lane) => match read {
                     Err(left) => left,
                     read => return read,
                 },
@@ -233,6 +256,11 @@ impl CustomSession for Wrapper {
     }
 
     async fn write_body(&mut self, data: Bytes, end: bool) -> Result<()> {
+        let silence_max = self.get_write_timeout();
+        if let Some(lane) = &mut self.lane {
+            lane.push(HttpTask::Body(Some(data), end));
+            return lane.drain(silence_max).await;
+        }
         self.inner_mut().write_response_body(data, end).await
     }
 
@@ -304,6 +332,11 @@ impl CustomSession for Wrapper {
     async fn finish(&mut self) -> Result<()> {
         if self.hidden {
             return Ok(());
+        }
+        let silence_max = self.get_write_timeout();
+        if let Some(lane) = &mut self.lane {
+            lane.push(HttpTask::Done);
+            return lane.drain(silence_max).await;
         }
         while self.inner().has_pending_downstream_proxy_tasks() {
             self.inner_mut().write_downstream_proxy_tasks().await?;

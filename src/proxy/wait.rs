@@ -5,27 +5,43 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use pingora::Result;
 use pingora::protocols::http::server::Session as HttpSession;
+use pingora::{ErrorType, Result};
 use tokio::time::Sleep;
 
 use super::clock::Clock;
+use super::lane::Lane;
 use super::timing::{Late, Timing};
 
+/// The type of the errors that a late answer raises, one a bound.
+pub(super) fn late_error(late: Late) -> ErrorType {
+    ErrorType::Custom(late.what())
+}
+
 /// Writes what is queued, as far as the caller takes it now. Pingora's writes of this kind may be dropped midway.
-pub(super) fn poll_write(inner: &mut HttpSession, cx: &mut Context<'_>) -> Poll<Result<bool>> {
-    std::pin::pin!(inner.write_downstream_proxy_tasks()).poll(cx)
+pub(super) fn poll_write(
+    inner: &mut HttpSession,
+    lane: &mut Option<Lane>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<()>> {
+    match lane {
+        Some(lane) => lane.poll_write(cx),
+        None => std::pin::pin!(inner.write_downstream_proxy_tasks()).poll(cx).map_ok(drop),
+    }
 }
 
 /// Waits for the caller to leave, and writes meanwhile what is queued for it.
-pub(super) async fn watch(inner: &mut HttpSession) -> Result<Option<Bytes>> {
+pub(super) async fn watch(inner: &mut HttpSession, lane: &mut Option<Lane>) -> Result<Option<Bytes>> {
     poll_fn(|cx| {
-        if let Poll::Ready(read) = std::pin::pin!(inner.read_body_or_idle(true)).poll(cx) {
-            return Poll::Ready(read);
+        let read = match lane {
+            Some(lane) => lane.poll_left(cx).map(Err),
+            None => std::pin::pin!(inner.read_body_or_idle(true)).poll(cx),
+        };
+        if read.is_ready() {
+            return read;
         }
-        if inner.has_pending_downstream_proxy_tasks()
-            && let Poll::Ready(Err(error)) = poll_write(inner, cx)
-        {
+        let behind = lane.as_ref().is_some_and(Lane::is_behind) || inner.has_pending_downstream_proxy_tasks();
+        if behind && let Poll::Ready(Err(error)) = poll_write(inner, lane, cx) {
             return Poll::Ready(Err(error));
         }
         Poll::Pending
