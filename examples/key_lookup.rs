@@ -25,6 +25,7 @@ fn keyring(size: usize) -> Keyring {
     let key = |number: usize| Key {
         name: format!("key-{number}"),
         hashes: vec![KeyHash::of(text("known", number).as_bytes())],
+        certificates: Vec::new(),
         models: None,
         expires: Some(if number % 3 == 1 { Timestamp::MIN } else { Timestamp::MAX }),
         from: if number % 3 == 2 { vec![elsewhere] } else { Vec::new() },

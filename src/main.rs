@@ -2,11 +2,8 @@
 
 mod cli;
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use ai_gateway::config::{self, Faults, Loaded};
 use ai_gateway::server::{self, Launch, Origin};
@@ -89,7 +86,9 @@ fn main() -> ExitCode {
         }
         Some(Command::Check { file }) => check(&file),
         Some(Command::Key(command)) => cli::key::run(command),
-        Some(Command::Health { config }) => health(config.as_deref()),
+        Some(Command::Health { config }) => {
+            load(config.as_deref()).and_then(|loaded| cli::health::show(&loaded.settings))
+        }
         Some(Command::Usage { config, key, since, csv }) => load(config.as_deref())
             .and_then(|loaded| cli::usage::show(&loaded.settings, &Filter { key, since }, csv)),
     };
@@ -130,37 +129,4 @@ fn check(file: &Path) -> Result<(), Failure> {
         print(&format!("warning: {warning}"))?;
     }
     print(&format!("{}: ok", file.display()))
-}
-
-/// Asks `/health` of the first listener, and prints what it says.
-fn health(file: Option<&Path>) -> Result<(), Failure> {
-    let settings = load(file)?.settings;
-    let address = reachable(settings.listen[0]);
-    let (status, body) = ask(address, "/health", None)
-        .map_err(|error| Failure::Failed(format!("no gateway answers on {address}: {error}")))?;
-    if status == "200" { print(&body) } else { Err(Failure::Failed(body)) }
-}
-
-/// An address to connect to, where one is listened on.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-/// Asks a running gateway; gives the status and the body.
-fn ask(address: SocketAddr, target: &str, token: Option<&str>) -> std::io::Result<(String, String)> {
-    const TIME_MAX: Duration = Duration::from_secs(10);
-    const ANSWER_BYTES_MAX: u64 = 256 << 20;
-    let mut stream = TcpStream::connect_timeout(&address, TIME_MAX)?;
-    stream.set_read_timeout(Some(TIME_MAX))?;
-    let token = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
-    write!(stream, "GET {target} HTTP/1.1\r\nhost: {address}\r\n{token}connection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    Ok((head.split(' ').nth(1).unwrap_or_default().to_owned(), body.to_owned()))
 }

@@ -56,11 +56,12 @@ fn the_pod_has_the_ports_and_the_time_that_its_file_asks_for() {
     };
     let needed = file.server.pre_stop + file.server.grace_period;
     assert!(seconds("terminationGracePeriodSeconds:") > needed.as_secs(), "{needed:?}");
-    for (name, port) in [("http", file.listen[0].port()), ("metrics", file.metrics.unwrap().port())] {
+    let metrics = file.metrics.unwrap().address;
+    for (name, port) in [("http", file.listen[0].address.port()), ("metrics", metrics.port())] {
         let named = format!("{{name: {name}, containerPort: {port}}}");
         assert!(deployment.contains(&named), "{named}");
     }
-    assert!(deployment.contains(&format!("prometheus.io/port: \"{}\"", file.metrics.unwrap().port())));
+    assert!(deployment.contains(&format!("prometheus.io/port: \"{}\"", metrics.port())));
 }
 
 #[test]
@@ -193,10 +194,10 @@ fn every_key_of_the_contract_is_known() {
         ]
     );
     let settings = loaded.settings;
-    assert_eq!(settings.listen, ["0.0.0.0:9001".parse().unwrap()]);
-    assert_eq!(settings.admin.listen, "0.0.0.0:9002".parse().unwrap());
+    assert_eq!(settings.listen[0].address, "0.0.0.0:9001".parse().unwrap());
+    assert_eq!(settings.admin.listen.address, "0.0.0.0:9002".parse().unwrap());
     assert_eq!(settings.admin.token.unwrap().0, "open sesame");
-    assert_eq!(settings.metrics, "0.0.0.0:9003".parse().ok());
+    assert_eq!(settings.metrics.unwrap().address, "0.0.0.0:9003".parse().unwrap());
     assert_eq!(settings.usage, Some("/var/lib/ai-gateway/usage.db".into()));
     let [local, gpu] = &settings.upstreams[..] else { panic!("two upstreams") };
     assert_eq!((local.name.as_str(), local.kind, local.retries), ("local", Kind::Llama, 2));

@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use wildmatch::WildMatchPattern;
 
+use super::certificate::CertificateName;
+
 /// The SHA-256 of a key's text. Two of them compare in constant time.
 #[derive(Clone, Copy)]
 pub struct KeyHash([u8; 32]);
@@ -97,8 +99,10 @@ impl fmt::Display for Patterns {
 pub struct Key {
     /// What logs, metrics and pages call it; unique.
     pub name: String,
-    /// At least one; several while a key is being replaced.
+    /// Several while a key is being replaced; none where it is a certificate's alone.
     pub hashes: Vec<KeyHash>,
+    /// Whose certificate stands for it.
+    pub certificates: Vec<CertificateName>,
     /// `None`: every model.
     pub models: Option<Patterns>,
     pub expires: Option<Timestamp>,

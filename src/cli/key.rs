@@ -147,7 +147,7 @@ fn list(place: &Place) -> Result<(), Failure> {
 }
 
 fn keys_text<'a>(text: &'a str, path: &'a Path, main: &'a [KeySettings]) -> KeysText<'a> {
-    KeysText { text, path, main, environment: &process_environment }
+    KeysText { text, path, main, certificates_asked: true, environment: &process_environment }
 }
 
 impl Place {
@@ -169,7 +169,7 @@ impl Place {
 }
 
 fn table(keys: &[KeySettings]) -> String {
-    let head = ["NAME", "SHA256", "MODELS", "EXPIRES", "FROM", "LIMITS"].map(str::to_owned);
+    let head = ["NAME", "KNOWN BY", "MODELS", "EXPIRES", "FROM", "LIMITS"].map(str::to_owned);
     let rows: Vec<[String; 6]> = std::iter::once(head).chain(keys.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; 6] = std::array::from_fn(width);
@@ -184,6 +184,7 @@ fn table(keys: &[KeySettings]) -> String {
 fn row(settings: &KeySettings) -> [String; 6] {
     let KeySettings { key, limits, budgets, .. } = settings;
     let short = |hash: &KeyHash| hash.to_string()[..8].to_owned();
+    let certificates = key.certificates.iter().map(ToString::to_string);
     let limits = [
         limits.requests.map(|rate| rate.to_string()),
         limits.burst.map(|burst| format!("burst {burst}")),
@@ -196,7 +197,7 @@ fn row(settings: &KeySettings) -> [String; 6] {
         |cells: Vec<String>, none: &str| if cells.is_empty() { none.to_owned() } else { cells.join(", ") };
     [
         key.name.clone(),
-        joined(key.hashes.iter().map(short).collect(), "-"),
+        joined(key.hashes.iter().map(short).chain(certificates).collect(), "-"),
         key.models.as_ref().map_or("all".to_owned(), ToString::to_string),
         key.expires.map_or("never".to_owned(), |expires| expires.to_string()),
         joined(key.from.iter().map(ToString::to_string).collect(), "anywhere"),

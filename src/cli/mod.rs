@@ -1,5 +1,7 @@
 //! The commands that are more than a call into the library, and how every command ends.
 
+mod ask;
+pub(crate) mod health;
 pub(crate) mod key;
 mod replace;
 pub(crate) mod upgrade;

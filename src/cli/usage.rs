@@ -8,8 +8,8 @@ use jiff::civil::Date;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
+use super::ask::ask;
 use super::{Failure, print};
-use crate::{ask, reachable};
 
 const COLUMNS: [&str; 10] = [
     "day",
@@ -96,7 +96,7 @@ pub(crate) fn show(settings: &Settings, of: &Filter, csv: bool) -> Result<(), Fa
 }
 
 fn ask_gateway(settings: &Settings, of: &Filter) -> Result<Vec<Row>, Failure> {
-    let address = reachable(settings.admin.listen);
+    let address = settings.admin.listen.address;
     let mut target = "/usage?".to_owned();
     if let Some(key) = &of.key {
         let _ = write!(target, "key={}&", utf8_percent_encode(key, NON_ALPHANUMERIC));
@@ -105,7 +105,7 @@ fn ask_gateway(settings: &Settings, of: &Filter) -> Result<Vec<Row>, Failure> {
         let _ = write!(target, "since={since}");
     }
     let token = settings.admin.token.as_ref().map(|token| token.0.as_str());
-    let (status, body) = ask(address, &target, token).map_err(|error| {
+    let (status, body) = ask(&settings.admin.listen, &target, token).map_err(|error| {
         Failure::Failed(format!(
             "no gateway answers operators on {address}: {error}; name its file with --config, or `usage.path` in \
              that file, which is read without a gateway"

@@ -13,7 +13,7 @@ use super::value::{self, Read};
 use crate::route::CaBundle;
 
 /// The roots of a whole system take a quarter of a MiB.
-const BUNDLE_BYTES_MAX: usize = 4 << 20;
+pub(super) const PEM_BYTES_MAX: usize = 4 << 20;
 
 /// The bundle that a path in the file names.
 pub(super) fn read(field: &Field) -> Option<Arc<CaBundle>> {
@@ -29,8 +29,8 @@ pub(super) fn read(field: &Field) -> Option<Arc<CaBundle>> {
 
 /// Each is read as those that will verify with it read it: a bundle that half of it is understood of would fail when
 /// nobody looks.
-fn certificates(file: &Path) -> Read<Vec<Vec<u8>>> {
-    let text = read_text(file, BUNDLE_BYTES_MAX).map_err(|unread| unread.message)?;
+pub(super) fn certificates(file: &Path) -> Read<Vec<Vec<u8>>> {
+    let text = read_text(file, PEM_BYTES_MAX).map_err(|unread| unread.message)?;
     let mut roots = RootCertStore::empty();
     let mut certificates = Vec::new();
     for (index, certificate) in CertificateDer::pem_slice_iter(text.as_bytes()).enumerate() {

@@ -47,6 +47,7 @@ impl NewKey {
         Key {
             name: self.name.clone(),
             hashes: vec![self.hash],
+            certificates: Vec::new(),
             models: (!self.models.is_empty()).then(|| Patterns::new(&self.models)),
             expires: self.expires,
             from: Vec::new(),

@@ -191,10 +191,10 @@ mod tests {
     #[test]
     fn nothing_set_is_a_whole_gateway() {
         let settings = from_environment(&|_| None).unwrap().settings;
-        assert_eq!(settings.listen, ["127.0.0.1:9001".parse().unwrap()]);
-        assert_eq!(settings.admin.listen, "127.0.0.1:9002".parse().unwrap());
+        assert_eq!(settings.listen[0].address, "127.0.0.1:9001".parse().unwrap());
+        assert_eq!(settings.admin.listen.address, "127.0.0.1:9002".parse().unwrap());
         assert!(!settings.admin.named && settings.keys.is_none() && settings.models.is_empty());
-        assert_eq!(settings.metrics, None);
+        assert!(settings.metrics.is_none());
         assert_eq!(settings.upstreams.len(), 1);
         assert_eq!(settings.upstreams[0].name, "local");
         assert_eq!(settings.upstreams[0].servers[0].name, "localhost:8080");
@@ -219,8 +219,8 @@ mod tests {
         let loaded = from_environment(&environment(&variables)).unwrap();
         assert_eq!(loaded.warnings, Vec::<String>::new());
         let settings = loaded.settings;
-        assert_eq!(settings.listen, ["0.0.0.0:80".parse().unwrap()]);
-        assert_eq!(settings.metrics, "0.0.0.0:9003".parse().ok());
+        assert_eq!(settings.listen[0].address, "0.0.0.0:80".parse().unwrap());
+        assert_eq!(settings.metrics.unwrap().address, "0.0.0.0:9003".parse().unwrap());
         assert_eq!(settings.upstreams[0].servers[0].url.to_string(), "http://[::1]:9090");
         let keys = settings.keys.unwrap();
         assert_eq!((keys.len(), keys[0].key.name.as_str()), (1, "default"));

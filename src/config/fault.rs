@@ -54,6 +54,11 @@ impl fmt::Display for Fault {
 pub struct Faults(Vec<Fault>);
 
 impl Faults {
+    /// At least one.
+    pub(super) fn of(faults: Vec<Fault>) -> Self {
+        Self(faults)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.0.iter()
     }

@@ -15,10 +15,11 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
         let listen = listen::callers(file, &mut taken);
         let admin = listen::admin(file, &mut taken);
         let metrics = listen::metrics(file, &mut taken);
+        let connections = file.section("connections", listen::connections);
         let upstreams = upstreams::read(file);
         let models = models::read(file, &upstreams);
-        let (keys, keys_file) =
-            keys::read(file).map_or((None, None), |auth| (Some(auth.keys), auth.keys_file));
+        let (keys, keys_file) = keys::read(file, taken.certificates_asked)
+            .map_or((None, None), |auth| (Some(auth.keys), auth.keys_file));
         let trusted_proxies = file.values("trusted_proxies", value::network).unwrap_or_default();
         let limits = file.section("limits", limits::read);
         let cache = file.section("cache", cache);
@@ -46,6 +47,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
             listen,
             admin,
             metrics,
+            connections,
             upstreams,
             models,
             keys,

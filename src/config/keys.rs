@@ -1,4 +1,4 @@
-//! `auth`: who may ask. The file holds hashes of keys, never keys.
+//! `auth`: who may ask. The file holds hashes of keys, never keys, and names of certificates.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use super::settings::KeySettings;
 use super::source::{Source, Unread, read_text};
 use super::tree::{self, Node};
 use super::value::{self, Read};
-use crate::auth::{Key, KeyHash, Patterns};
+use crate::auth::{CertificateName, Key, KeyHash, Patterns};
 use crate::limit::{Budget, Goods, Span};
 
 /// A hundred thousand keys are some 15 MiB; what is larger is some other file.
@@ -37,6 +37,10 @@ pub(super) struct Register {
     names: HashMap<Rc<str>, Seen>,
     /// With the names of their keys.
     hashes: HashMap<KeyHash, (Seen, Rc<str>)>,
+    /// The same for names of certificates.
+    certificates: HashMap<CertificateName, (Seen, Rc<str>)>,
+    /// Whether some listener asks callers for a certificate.
+    certificates_asked: bool,
     /// The file that is being read.
     file: Rc<str>,
     from_keys_file: bool,
@@ -60,10 +64,10 @@ impl fmt::Display for Seen {
 }
 
 /// Whoever may call. `None`: there is no `auth`, and the gateway is open. Present, it needs a key, or a file to add
-/// one to.
-pub(super) fn read(file: &mut Section) -> Option<Auth> {
+/// one to. `certificates_asked`: some listener asks callers for one.
+pub(super) fn read(file: &mut Section, certificates_asked: bool) -> Option<Auth> {
     let auth = file.take("auth")?;
-    let mut register = Register::default();
+    let mut register = Register { certificates_asked, ..Register::default() };
     let keys_file = register.read_auth(&auth);
     let complete = keys_file.as_ref().is_none_or(|field| register.read_named_file(field).is_some());
     if complete && register.seen == 0 {
@@ -81,7 +85,7 @@ pub(super) fn read(file: &mut Section) -> Option<Auth> {
 
 /// The same, without the file that it names: the keys of the main file alone, checked.
 pub(super) fn read_main(auth: &Field) -> Auth {
-    let mut register = Register::default();
+    let mut register = Register { certificates_asked: true, ..Register::default() };
     let keys_file = register.read_auth(auth);
     Auth { keys: register.keys, keys_file: keys_file.and_then(|field| path(&field)) }
 }
@@ -96,12 +100,14 @@ pub(super) fn read_keys_text(path: &Path) -> Result<String, Unread> {
 
 impl Register {
     /// For a keys file beside these keys of the main file.
-    pub(super) fn of_keys_file(main: &[KeySettings]) -> Self {
-        let mut register = Self { keys: main.to_vec(), from_keys_file: true, ..Self::default() };
-        for (index, Key { name, hashes, .. }) in main.iter().map(|settings| &settings.key).enumerate() {
+    pub(super) fn of_keys_file(main: &[KeySettings], certificates_asked: bool) -> Self {
+        let mut register =
+            Self { keys: main.to_vec(), from_keys_file: true, certificates_asked, ..Self::default() };
+        for (index, Key { name, hashes, certificates, .. }) in main.iter().map(|it| &it.key).enumerate() {
             let name: Rc<str> = name.as_str().into();
-            let seen = |hash: &KeyHash| (*hash, (Seen::InForce(index), Rc::clone(&name)));
-            register.hashes.extend(hashes.iter().map(seen));
+            let seen = || (Seen::InForce(index), Rc::clone(&name));
+            register.hashes.extend(hashes.iter().map(|hash| (*hash, seen())));
+            register.certificates.extend(certificates.iter().map(|it| (it.clone(), seen())));
             register.names.insert(name, Seen::InForce(index));
         }
         register
@@ -166,7 +172,9 @@ impl Register {
 
     fn read_key(&mut self, section: &mut Section) -> Option<KeySettings> {
         let name = self.read_name(section);
-        let hashes = self.read_hashes(section, name.as_ref());
+        let certificates = self.read_certificates(section, name.as_ref());
+        let hashes = self.read_hashes(section, name.as_ref(), certificates.is_some());
+        let certificates = certificates.unwrap_or_default();
         let models =
             section.some_values("models", "name a model, or leave it out for all of them", value::name);
         let expires = section.value("expires", value::timestamp);
@@ -185,7 +193,8 @@ impl Register {
         });
 
         let models = models.map(|models| Patterns::new(&models));
-        let key = Key { name: name?.to_string(), hashes, models, expires, from: from.unwrap_or_default() };
+        let from = from.unwrap_or_default();
+        let key = Key { name: name?.to_string(), hashes, certificates, models, expires, from };
         Some(KeySettings {
             key,
             limits,
@@ -213,14 +222,46 @@ impl Register {
         Some(name)
     }
 
-    /// One hash, or a list of them.
-    fn read_hashes(&mut self, section: &mut Section, name: Option<&Rc<str>>) -> Vec<KeyHash> {
+    /// One name of a certificate, or a list of them; `None` where the key is no certificate's.
+    fn read_certificates(
+        &mut self,
+        section: &mut Section,
+        name: Option<&Rc<str>>,
+    ) -> Option<Vec<CertificateName>> {
+        let name = name.map_or_else(|| "?".into(), Rc::clone);
+        let field = section.take("client_cert")?;
+        if !self.certificates_asked {
+            field.fault("no listener asks callers for a certificate: name `client_ca` in the `tls` of one");
+        }
+        let fields = if field.is_list() { field.items() } else { vec![field.clone()] };
+        if fields.is_empty() {
+            field.fault("expected at least one name of a certificate, or leave it out");
+        }
+        let mut certificates = Vec::new();
+        for field in fields {
+            let Some(certificate) = field.value(str::parse::<CertificateName>) else { continue };
+            if let Some((seen, name)) = self.certificates.get(&certificate) {
+                let place = format!("{seen} (key `{name}`)");
+                field.fault(format!("this certificate stands at {place} already; keep it in one place"));
+            } else {
+                let seen = Seen::At(Rc::clone(&self.file), field.place());
+                self.certificates.insert(certificate.clone(), (seen, Rc::clone(&name)));
+            }
+            certificates.push(certificate);
+        }
+        Some(certificates)
+    }
+
+    /// One hash, or a list of them. `spared`: there need be none.
+    fn read_hashes(&mut self, section: &mut Section, name: Option<&Rc<str>>, spared: bool) -> Vec<KeyHash> {
         let name = name.map_or_else(|| "?".into(), Rc::clone);
         let Some(field) = section.take("sha256") else {
-            section.missing(
-                "sha256",
-                "`ai-gateway key new` prints it with a new key, `ai-gateway key hash` for one you have",
-            );
+            if !spared {
+                section.missing(
+                    "sha256",
+                    "`ai-gateway key new` prints it with a new key, `ai-gateway key hash` for one you have",
+                );
+            }
             return Vec::new();
         };
         let fields = if field.is_list() { field.items() } else { vec![field.clone()] };

@@ -17,6 +17,8 @@ pub struct KeysText<'a> {
     pub path: &'a Path,
     /// The keys of the main file: names and hashes are unique in both.
     pub main: &'a [KeySettings],
+    /// Whether some listener asks callers for a certificate; a command that only edits keys need not know.
+    pub certificates_asked: bool,
     pub environment: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -46,7 +48,7 @@ impl KeysText<'_> {
     pub fn read(&self) -> Result<LoadedKeys, Faults> {
         let report = Report::new("");
         let source = Source::of_file(self.path, self.environment, &report);
-        let mut register = Register::of_keys_file(self.main);
+        let mut register = Register::of_keys_file(self.main, self.certificates_asked);
         // What is not YAML has noted so.
         let _ = register.read_keys_file(self.text, &source);
         let warnings = report.close()?;

@@ -22,6 +22,7 @@ mod restart;
 mod section;
 mod settings;
 mod source;
+mod tls;
 mod tree;
 mod upstreams;
 mod value;
@@ -33,6 +34,7 @@ pub use environment::{from_environment, process_environment};
 pub use fault::{Fault, Faults, Place};
 pub use keys_file::{KeysText, LoadedKeys, MainKeys, main_keys, read_keys_text};
 pub use settings::*;
+pub use tls::{Identity, Tls, TlsFiles, read_pem_text};
 
 use fault::Report;
 use section::Field;

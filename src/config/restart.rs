@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::settings::Settings;
+use super::settings::{Listener, Settings};
 
 impl Settings {
     /// Puts what needs a restart back to what is in force, and names it.
@@ -14,9 +14,18 @@ impl Settings {
             }
         };
         let (server, now) = (&self.server, &in_force.server);
-        note(self.listen != in_force.listen, "listen");
-        note(self.admin.listen != in_force.admin.listen, "admin.listen");
-        note(self.metrics != in_force.metrics, "metrics.listen");
+        let addresses = |listen: &[Listener]| listen.iter().map(|it| it.address).collect::<Vec<_>>();
+        note(addresses(&self.listen) != addresses(&in_force.listen), "listen");
+        note(self.admin.listen.address != in_force.admin.listen.address, "admin.listen");
+        let metrics = |settings: &Self| settings.metrics.as_ref().map(|it| it.address);
+        note(metrics(self) != metrics(in_force), "metrics.listen");
+        for (name, listener) in in_force.listeners() {
+            note(
+                self.at(listener).is_some_and(|it| it.tls.is_some() != listener.tls.is_some()),
+                &format!("{name}.tls"),
+            );
+        }
+        note(self.connections.idle != in_force.connections.idle, "connections.idle");
         note(self.usage != in_force.usage, "usage.path");
         note(self.log.access != in_force.log.access, "log.access");
         note(server.threads != now.threads, "server.threads");
@@ -25,14 +34,29 @@ impl Settings {
             note(true, &format!("server.{key}"));
         }
         let pre_stop = self.server.pre_stop;
-        self.listen.clone_from(&in_force.listen);
-        (self.admin.listen, self.admin.named) = (in_force.admin.listen, in_force.admin.named);
-        self.metrics = in_force.metrics;
+        self.listen = in_force.listen.iter().map(|listener| self.kept(listener)).collect();
+        (self.admin.listen, self.admin.named) = (self.kept(&in_force.admin.listen), in_force.admin.named);
+        self.metrics = in_force.metrics.as_ref().map(|listener| self.kept(listener));
+        self.connections.idle = in_force.connections.idle;
         self.usage.clone_from(&in_force.usage);
         self.log.access.clone_from(&in_force.log.access);
         self.server.clone_from(&in_force.server);
         self.server.pre_stop = pre_stop;
         names
+    }
+
+    /// The listener of this file at the same address.
+    fn at(&self, listener: &Listener) -> Option<&Listener> {
+        self.listeners().map(|(_, it)| it).find(|it| it.address == listener.address)
+    }
+
+    /// A listener that is open, with the certificate that this file gives it.
+    fn kept(&self, listener: &Listener) -> Listener {
+        let tls = self.at(listener).and_then(|it| it.tls.clone());
+        Listener {
+            tls: listener.tls.as_ref().map(|in_force| tls.unwrap_or_else(|| in_force.clone())),
+            ..*listener
+        }
     }
 }
 
@@ -56,12 +80,14 @@ mod tests {
 
     #[test]
     fn sockets_files_and_threads_need_a_restart_and_nothing_else_does() {
-        let cases: [(&str, &[&str]); 9] = [
+        let cases: [(&str, &[&str]); 11] = [
             ("", &[]),
             ("cache: {ttl: 1s}\nlog: {level: debug, format: text}\nserver: {pre_stop: 3s}", &[]),
             ("listen: [{address: 127.0.0.1:1}]", &["listen"]),
             ("admin: {listen: 127.0.0.1:1, token: a}", &["admin.listen"]),
             ("metrics: {listen: 127.0.0.1:1}", &["metrics.listen"]),
+            ("connections: {handshake: 1s, head: 1s}", &[]),
+            ("connections: {idle: 1s}", &["connections.idle"]),
             ("usage: {path: usage.db}\nlog: {access: none}", &["usage.path", "log.access"]),
             ("server: {threads: 3}", &["server.threads"]),
             ("server: {grace_period_seconds: 3}", &["server.grace_period_seconds"]),

@@ -91,6 +91,11 @@ impl<'a> Field<'a> {
         matches!(self.node.content, Content::Mapping(_))
     }
 
+    /// Whether it is a mapping with this key in it.
+    pub(super) fn names(&self, key: &str) -> bool {
+        matches!(&self.node.content, Content::Mapping(entries) if entries.iter().any(|entry| entry.name == key))
+    }
+
     /// Reads one value: variables are filled in, or the file named by `{file: …}` is read, before `read` sees it.
     pub(super) fn value<T>(&self, read: impl FnOnce(&str) -> Read<T>) -> Option<T> {
         self.text().and_then(|text| read(&text)).map_err(|message| self.fault(message)).ok()

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 use ipnet::IpNet;
 
+use super::tls::Tls;
 use crate::auth::Key;
 use crate::cache::{Answers, CachePolicy};
 use crate::limit::{Allowance, Budget, Rate};
@@ -16,10 +17,11 @@ use crate::wire::RequestRules;
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// At least one.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listener>,
     pub admin: Admin,
     /// A listener for `/metrics` alone.
-    pub metrics: Option<SocketAddr>,
+    pub metrics: Option<Listener>,
+    pub connections: Connections,
     /// At least one, in the file's order.
     pub upstreams: Vec<UpstreamSpec>,
     /// In the file's order. Empty: every model goes to the first upstream.
@@ -42,10 +44,51 @@ pub struct Settings {
     pub hosts: Option<PathBuf>,
 }
 
+/// Where connections come in.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    pub address: SocketAddr,
+    /// `None`: plain text.
+    pub tls: Option<Tls>,
+}
+
+impl Listener {
+    pub fn asks_for_certificates(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.identity.clients.is_some())
+    }
+}
+
+impl Settings {
+    /// Every listener, with the name of the key that names it.
+    pub fn listeners(&self) -> impl Iterator<Item = (String, &Listener)> {
+        let callers = self.listen.iter().enumerate().map(|(index, it)| (format!("listen[{index}]"), it));
+        let others = [("admin", Some(&self.admin.listen)), ("metrics", self.metrics.as_ref())];
+        callers.chain(others.into_iter().filter_map(|(name, it)| Some((name.to_owned(), it?))))
+    }
+}
+
+/// What a caller has time for before it has asked anything.
+#[derive(Debug, Clone, Copy)]
+pub struct Connections {
+    /// To shake hands, by TLS or HTTP/2.
+    pub handshake: Duration,
+    /// To send the whole head of a request, from its first byte on.
+    pub head: Duration,
+    /// To begin with a request.
+    pub idle: Duration,
+}
+
+impl Connections {
+    /// `idle` as Pingora wants it, where 0 would be for ever.
+    pub fn idle_seconds(&self) -> u64 {
+        self.idle.as_secs_f64().ceil().max(1.0) as u64
+    }
+}
+
 /// The operator's listener.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    pub listen: SocketAddr,
+    pub listen: Listener,
     /// Whether the operator wrote the address. A default address that is taken is given up with a warning.
     pub named: bool,
     pub token: Option<Secret>,

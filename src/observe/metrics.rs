@@ -16,6 +16,9 @@ use super::families::Table;
 use super::labels::{CacheOutcome, Ended, Labels, Phase, ServerState};
 
 mod begin;
+mod tls;
+
+pub use self::tls::Unshaken;
 
 /// The label of what is not named anywhere.
 const OTHER: &str = "other";
@@ -66,6 +69,7 @@ pub struct Metrics {
     reloads: IntCounterVec,
     last_reload: Gauge,
     pub log_lines_dropped: IntCounter,
+    tls: tls::Families,
     /// All requests, whatever became of them.
     pub total: IntCounter,
 }
@@ -197,6 +201,7 @@ impl Metrics {
                 .float("config_last_reload_successful", "1 if the last reload was taken, of either file.")?,
             log_lines_dropped: table
                 .counter("log_lines_dropped_total", "Access log lines that could not be written in time.")?,
+            tls: tls::Families::new(&table)?,
             total: IntCounter::new("all", "Not exported: the sum for /stats.")?,
             models: RwLock::default(),
             keys: RwLock::default(),

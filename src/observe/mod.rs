@@ -8,5 +8,5 @@ mod writer;
 
 pub use labels::{BreakerState, CacheOutcome, Ended, Labels, Phase, ServerState};
 pub use line::{Line, milliseconds};
-pub use metrics::{ANYBODY, Metrics};
+pub use metrics::{ANYBODY, Metrics, Unshaken};
 pub use writer::{Sink, Writer};

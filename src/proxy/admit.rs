@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Method, header};
 use pingora_proxy::Session;
 
-use crate::auth::presented;
+use crate::auth::{ClientCertificate, Presented, presented};
 use crate::cache::{Control, Dialect, Form, Question, Scope};
 use crate::limit::{Permit, Refused};
 use crate::route::{Kind, Resolved};
@@ -196,10 +196,20 @@ fn identify(gateway: &Gateway, session: &Session, from: IpAddr) -> Result<Option
     let values =
         |name: &str| headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect::<Vec<_>>();
     let (bearer, x_api_key) = (values("authorization"), values("x-api-key"));
-    let text = presented(bearer.into_iter(), x_api_key.into_iter()).ok_or(Refusal::InvalidKey)?;
-    let member = roster.identify(text, from, gateway.clock.wall()).ok_or(Refusal::InvalidKey)?;
+    let now = gateway.clock.wall();
+    let member = match presented(bearer.into_iter(), x_api_key.into_iter()) {
+        Presented::Key(text) => roster.identify(text, from, now),
+        Presented::Nothing => certificate(session).and_then(|it| roster.identify_certificate(it, from, now)),
+        Presented::Unclear => None,
+    };
+    let member = member.ok_or(Refusal::InvalidKey)?;
     let user = member.user_header.as_ref().and_then(|name| headers.get(name)).and_then(user);
     Ok(Some(Caller { member, user }))
+}
+
+/// What the caller's certificate says, where its connection asked for one.
+fn certificate(session: &Session) -> Option<&ClientCertificate> {
+    session.digest()?.ssl_digest.as_ref()?.extension.get()
 }
 
 /// The name of a user: what is too long or no UTF-8 is a name too, or it would be a way around the limits.

@@ -38,7 +38,7 @@ fn is_sane_id(id: &str) -> bool {
 }
 
 /// Unique, not secret.
-fn new_id() -> String {
+pub(super) fn new_id() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 

@@ -31,7 +31,7 @@ pub(crate) mod own;
 mod passing;
 mod refusal;
 mod refuser;
-mod respond;
+pub(crate) mod respond;
 mod roster;
 mod session;
 mod settle;
@@ -67,9 +67,6 @@ pub use self::current::Current;
 pub use self::estate::{Heir, Item, Testament};
 pub use self::gateway::Gateway;
 
-/// A caller's idle connection is closed after this long; Pingora's default is never.
-const KEEPALIVE_SECONDS: u64 = 60;
-
 /// A caller that takes nothing for this long holds a server's slot no longer.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -91,7 +88,8 @@ impl ProxyHttp for Proxy {
         let gateway = Arc::clone(&ctx.gateway);
         let downstream = &mut session.downstream_session;
         if downstream.get_keepalive().is_some() {
-            downstream.set_keepalive(Some(KEEPALIVE_SECONDS).filter(|_| gateway.is_ready()));
+            let idle = gateway.settings.connections.idle_seconds();
+            downstream.set_keepalive(Some(idle).filter(|_| gateway.is_ready()));
         }
         downstream.set_write_timeout(Some(WRITE_TIME_MAX));
         // Pingora's own would be 60 s whatever the file says; ours comes first, and has an answer.

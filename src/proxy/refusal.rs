@@ -160,7 +160,7 @@ impl Refusal {
                 408,
                 "request_timeout",
                 "timeout_error",
-                "The body did not arrive in time; send it again without pauses.",
+                "The request did not arrive in time; send it again without pauses.",
             ),
             Self::BodyTooLarge { bytes_max } => told(
                 413,

@@ -14,6 +14,7 @@ use crate::cache::Landing;
 use crate::observe::milliseconds;
 use crate::wire::Protocol;
 
+use super::arrival;
 use super::ask::Hit;
 use super::body::{discard, linger};
 use super::context::Context;
@@ -280,6 +281,20 @@ pub(super) fn unmark(answer: &mut ResponseHeader) {
 /// The error that ends a stream which cannot go on.
 pub(super) fn broken_stream(refusal: &Refusal, protocol: Protocol) -> String {
     refusal.told().body(protocol)
+}
+
+/// The whole answer to a caller whose head does not come to its end, as HTTP/1.1: there is no request to answer by.
+pub(crate) fn late_head() -> Vec<u8> {
+    let told = Refusal::RequestTimeout.told();
+    let body = told.body(Protocol::OpenAi);
+    format!(
+        "HTTP/1.1 {}\r\ncontent-type: {JSON}\r\ncontent-length: {}\r\nx-request-id: {}\r\nconnection: close\r\n\r\n\
+         {body}",
+        told.status,
+        body.len(),
+        arrival::new_id(),
+    )
+    .into_bytes()
 }
 
 /// A time as OpenAI writes it: `250ms`, `1s`, `6m0s`, `1h0m0s`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::HeaderName;
 use jiff::Timestamp;
 
-use crate::auth::{Keyring, Patterns};
+use crate::auth::{ClientCertificate, Keyring, Patterns};
 use crate::cache::Answers;
 use crate::config::{KeySettings, Limits, ModelSettings};
 use crate::limit::{Account, Allowance, Grant};
@@ -98,6 +98,17 @@ impl Roster {
     /// Whose key this is, presented from there; `None` for a wrong, expired or unknown one alike.
     pub fn identify(&self, text: &[u8], from: IpAddr, now: Timestamp) -> Option<Arc<Member>> {
         let caller = self.keyring.identify(text, from, now)?;
+        self.members.get(caller.index).cloned()
+    }
+
+    /// Whose certificate this is; `None` likewise.
+    pub fn identify_certificate(
+        &self,
+        certificate: &ClientCertificate,
+        from: IpAddr,
+        now: Timestamp,
+    ) -> Option<Arc<Member>> {
+        let caller = self.keyring.identify_certificate(certificate, from, now)?;
         self.members.get(caller.index).cloned()
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use crate::config::{self, Faults, KeySettings, KeysText, LoadedKeys, Settings};
+use crate::config::{self, Faults, KeySettings, KeysText, Listener, LoadedKeys, Settings};
 use crate::proxy::Gateway;
 
 use super::reload::log_faults;
@@ -14,6 +14,7 @@ pub(super) struct KeysFile {
     watch: Watch,
     /// Those of the main file.
     main: Vec<KeySettings>,
+    certificates_asked: bool,
     keys: Vec<KeySettings>,
     /// Whether a text has been read since the main file was: the first may be the one that was read with it.
     begun: bool,
@@ -25,7 +26,9 @@ impl KeysFile {
         let file: PathBuf = folder.join(settings.keys_file.as_deref()?);
         let keys = settings.keys.clone().unwrap_or_default();
         let main = keys.iter().filter(|key| !key.from_keys_file).cloned().collect();
-        Some(Self { watch: Watch::new(&file, config::read_keys_text, None), main, keys, begun: false })
+        let certificates_asked = settings.listen.iter().any(Listener::asks_for_certificates);
+        let watch = Watch::new(&file, config::read_keys_text, None);
+        Some(Self { watch, main, certificates_asked, keys, begun: false })
     }
 
     /// Takes the file if it has changed.
@@ -48,7 +51,9 @@ impl KeysFile {
 
     fn read(&self, text: &str) -> Result<LoadedKeys, Faults> {
         let environment = &config::process_environment;
-        KeysText { text, path: self.watch.file(), main: &self.main, environment }.read()
+        let Self { watch, main, certificates_asked, .. } = self;
+        KeysText { text, path: watch.file(), main, certificates_asked: *certificates_asked, environment }
+            .read()
     }
 
     fn take(&self, gateway: &Gateway, loaded: &LoadedKeys) {

@@ -22,9 +22,9 @@ impl Addresses {
 /// Every address as the file says, untried.
 pub(super) fn as_written(settings: &Settings) -> Addresses {
     Addresses {
-        callers: settings.listen.clone(),
-        admin: Some(settings.admin.listen),
-        metrics: settings.metrics,
+        callers: settings.listen.iter().map(|it| it.address).collect(),
+        admin: Some(settings.admin.listen.address),
+        metrics: settings.metrics.as_ref().map(|it| it.address),
     }
 }
 
@@ -35,8 +35,8 @@ pub(super) fn check(settings: &Settings) -> Result<Addresses, String> {
     for address in addresses.callers.iter().chain(&addresses.metrics) {
         check_one(*address)?;
     }
-    if let Err(error) = attempt(settings.admin.listen) {
-        let problem = taken(settings.admin.listen, &error);
+    if let Err(error) = attempt(settings.admin.listen.address) {
+        let problem = taken(settings.admin.listen.address, &error);
         if settings.admin.named {
             return Err(problem);
         }

@@ -1,8 +1,11 @@
 //! The process: listeners, services, signals, and the way out.
 
+mod certificates;
+mod door;
 mod drain;
 mod front;
 mod handover;
+mod head;
 mod journal;
 mod keys;
 mod listen;
@@ -11,6 +14,7 @@ mod probe;
 mod reload;
 mod supervisor;
 mod swap;
+mod tls;
 mod usage;
 mod watch;
 
@@ -28,12 +32,14 @@ use crate::admin::{Admin, MetricsPage};
 use crate::config::{Loaded, Settings};
 use crate::proxy::{Current, Gateway, Proxy, trust};
 
+use self::door::Doors;
 use self::drain::{Drain, Signals};
 use self::front::{Connections, Front};
 use self::handover::{Handover, Meeting, Succession};
 use self::pid::PidFile;
 use self::probe::Prober;
 use self::reload::Reload;
+use self::tls::Listeners;
 use self::usage::Bookkeeper;
 
 pub use self::handover::request::{Upgraded, upgrade};
@@ -82,6 +88,8 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     }
 
     let gateway = Arc::new(Current::new(Gateway::new(settings, conf.ca_file.clone())?));
+    let listeners = Arc::new(Listeners::new(&gateway.load().settings)?);
+    listeners.take(&gateway.load());
     let daemon_waits = conf.daemon && conf.daemon_wait_for_ready;
     let mut server = Server::new_with_opt_and_conf(Some(Opt::default()), conf);
 
@@ -98,7 +106,8 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     };
     server.add_service(background_service("drain", drain));
     server.add_service(background_service("bookkeeper", Bookkeeper(Arc::clone(&gateway))));
-    let reload = Reload { current: Arc::clone(&gateway), rounds, origin, folder };
+    let reload =
+        Reload { current: Arc::clone(&gateway), rounds, origin, folder, listeners: Arc::clone(&listeners) };
     server.add_service(background_service("reload", reload));
     let succession = server.add_service(Succession {
         current: Arc::clone(&gateway),
@@ -117,27 +126,29 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
         server.bootstrap();
     }
 
-    let app = http_proxy(&server.configuration, Proxy(Arc::clone(&gateway)));
-    let mut callers = Service::new("callers".to_owned(), Front { app: Arc::new(app), connections });
+    let doors = Doors { listeners, current: Arc::clone(&gateway) };
+    let mut proxy = http_proxy(&server.configuration, Proxy(Arc::clone(&gateway)));
+    (proxy.server_options, proxy.h2_options) = doors.http2();
+    let front = Front { app: Arc::new(doors.before(proxy)), connections };
+    let mut callers = Service::new("callers".to_owned(), front);
     for address in &addresses.callers {
-        callers.add_tcp(&address.to_string());
-        log::info!("serving on http://{address}");
+        doors.open(&mut callers, *address, "serving on ", "");
     }
     server.add_service(callers).add_dependency(&succession);
 
     if let Some(address) = addresses.admin {
-        let mut admin = Service::new("admin".to_owned(), Admin(Arc::clone(&gateway)));
+        let door = doors.before(Admin(Arc::clone(&gateway)));
+        let mut admin = Service::new("admin".to_owned(), door);
         admin.threads = Some(1);
-        admin.add_tcp(&address.to_string());
+        doors.open(&mut admin, address, "for operators: ", "");
         server.add_service(admin).add_dependency(&succession);
-        log::info!("for operators: http://{address}");
     }
     if let Some(address) = addresses.metrics {
-        let mut page = Service::new("metrics".to_owned(), MetricsPage(Arc::clone(&gateway)));
+        let door = doors.before(MetricsPage(Arc::clone(&gateway)));
+        let mut page = Service::new("metrics".to_owned(), door);
         page.threads = Some(1);
-        page.add_tcp(&address.to_string());
+        doors.open(&mut page, address, "for Prometheus: ", "/metrics");
         server.add_service(page).add_dependency(&succession);
-        log::info!("for Prometheus: http://{address}/metrics");
     }
     let signals = Signals { current: Arc::clone(&gateway), handover };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });

@@ -17,9 +17,11 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::config::{self, Faults, Loaded, Settings};
 use crate::proxy::{Current, Gateway};
 
+use super::certificates::CertificateFiles;
 use super::journal;
 use super::keys::KeysFile;
 use super::probe::{FIRST_LOOK_TIME_MAX, Round};
+use super::tls::Listeners;
 use super::watch::Watch;
 
 /// Two looks and the reading of a hundred thousand keys fit into a second.
@@ -36,8 +38,8 @@ pub struct Origin {
     pub text: String,
 }
 
-/// Keeps the gateway as its file has it, and its keys as the keys file has them. It blocks its thread, which nobody
-/// else uses.
+/// Keeps the gateway as its file has it, its keys as the keys file has them, and what its listeners show as the files
+/// of certificates have it. It blocks its thread, which nobody else uses.
 pub(super) struct Reload {
     pub(super) current: Arc<Current>,
     pub(super) rounds: Sender<Round>,
@@ -45,6 +47,7 @@ pub(super) struct Reload {
     pub(super) origin: Option<Origin>,
     /// The process's own at start.
     pub(super) folder: PathBuf,
+    pub(super) listeners: Arc<Listeners>,
 }
 
 #[async_trait]
@@ -56,6 +59,7 @@ impl BackgroundService for Reload {
         let watch = |origin: &Origin| Watch::new(&origin.file, config::read_file_text, Some(&origin.text));
         let mut file = self.origin.as_ref().map(watch);
         let mut keys = KeysFile::of(&self.current.load().settings, &self.folder);
+        let mut certificates = CertificateFiles::of(&self.current.load().settings, &self.folder);
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -76,10 +80,16 @@ impl BackgroundService for Reload {
             if let (Some(text), Some(watch)) = (text, &file)
                 && self.take(watch.file(), text).await
             {
-                keys = KeysFile::of(&self.current.load().settings, &self.folder);
+                let now = self.current.load();
+                self.listeners.take(&now);
+                keys = KeysFile::of(&now.settings, &self.folder);
+                certificates = CertificateFiles::of(&now.settings, &self.folder);
             }
             if let Some(keys) = &mut keys {
                 keys.look(&self.current.load());
+            }
+            for files in &mut certificates {
+                files.look(&self.listeners, &self.current.load());
             }
         }
     }

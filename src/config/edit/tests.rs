@@ -11,7 +11,13 @@ const B: &str = "81b637d8fcd2c6da6359e6963113a1170de795e4b725b84d1e0b4cfd9ec58ce
 const C: &str = "4c26d9074c27d89ede59270c0ac14b71e071b15239519f75474b2f3ba63481f5";
 
 fn keys(text: &str) -> KeysText<'_> {
-    KeysText { text, path: Path::new("keys.yaml"), main: &[], environment: &|_| None }
+    KeysText {
+        text,
+        path: Path::new("keys.yaml"),
+        main: &[],
+        certificates_asked: true,
+        environment: &|_| None,
+    }
 }
 
 fn new(name: &str, text: &str) -> NewKey {

@@ -1,0 +1,159 @@
+//! Where a connection comes in: it shakes hands, and says what it wants, in time.
+//!
+//! Pingora gives a handshake 60 s, writes an error for each that fails, and bounds no head on the whole. So its
+//! listeners are plain, and what follows is done here, up to the request: the handshake, the choice of HTTP/1 or
+//! HTTP/2, the time that each of them has.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
+use pingora::listeners::TcpSocketOptions;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora::protocols::l4::stream::Stream as TcpStream;
+use pingora::protocols::{ALPN, Stream, TcpKeepalive};
+use pingora::server::ShutdownWatch;
+use pingora::services::listening::Service;
+use tokio::time::timeout;
+
+use crate::observe::Unshaken;
+use crate::proxy::{Current, respond};
+
+use super::head::Watched;
+use super::tls::{Listeners, Shown};
+
+/// What an HTTP/2 caller may send of a body before it is read, of one and of all on its connection: at Pingora's 64 KiB
+/// an upload from afar would crawl.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+
+/// What the doors of all services share.
+pub(super) struct Doors {
+    pub(super) listeners: Arc<Listeners>,
+    pub(super) current: Arc<Current>,
+}
+
+impl Doors {
+    /// A door before an application.
+    pub(super) fn before<A>(&self, app: A) -> Door<A> {
+        Door {
+            app: Arc::new(app),
+            listeners: Arc::clone(&self.listeners),
+            current: Arc::clone(&self.current),
+        }
+    }
+
+    /// Opens a listener of a service, and says so: whom it is for, and at which path.
+    pub(super) fn open<A>(&self, service: &mut Service<A>, address: SocketAddr, whom: &str, path: &str) {
+        service.add_tcp_with_settings(&address.to_string(), socket_options());
+        let scheme = if self.listeners.shown_at(address).is_some() { "https" } else { "http" };
+        log::info!("{whom}{scheme}://{address}{path}");
+    }
+
+    /// How HTTP/2 is spoken; streams at once and the size of heads are bounded by Pingora.
+    pub(super) fn http2(&self) -> (Option<HttpServerOptions>, Option<H2Options>) {
+        let mut server = HttpServerOptions::default();
+        server.h2_idle_timeout = Some(self.current.load().settings.connections.idle);
+        let mut h2 = default_h2_options();
+        h2.initial_window_size(STREAM_WINDOW_BYTES).initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+        (Some(server), Some(h2))
+    }
+}
+
+/// A service's application, and what comes before it.
+pub(super) struct Door<A> {
+    app: Arc<A>,
+    listeners: Arc<Listeners>,
+    current: Arc<Current>,
+}
+
+/// A peer that has vanished, as a laptop that was closed, is noticed within two minutes though nothing is sent.
+fn socket_options() -> TcpSocketOptions {
+    let seconds = std::time::Duration::from_secs;
+    let mut options = TcpSocketOptions::default();
+    options.tcp_keepalive = Some(TcpKeepalive {
+        idle: seconds(60),
+        interval: seconds(15),
+        count: 4,
+        #[cfg(target_os = "linux")]
+        user_timeout: seconds(0),
+    });
+    options
+}
+
+#[async_trait]
+impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Door<A> {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let stream = self.shaken(stream).await?;
+        match stream.selected_alpn_proto() {
+            Some(ALPN::H2) => self.http2(stream, shutdown).await,
+            _ => self.http1(stream, shutdown).await,
+        }
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.app.http_cleanup().await;
+    }
+}
+
+impl<A: HttpServerApp + Send + Sync + 'static> Door<A> {
+    /// The connection, past its handshake where its listener has one.
+    async fn shaken(&self, stream: Stream) -> Option<Stream> {
+        let ours = stream.get_socket_digest().and_then(|digest| digest.local_addr()?.as_inet().copied());
+        let Some(shown) = ours.and_then(|ours| self.listeners.shown_at(ours)) else { return Some(stream) };
+        let gateway = self.current.load();
+        let handshake = shake(&shown, plain(stream));
+        let why = match timeout(gateway.settings.connections.handshake, handshake).await {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(why)) => {
+                log::debug!("no TLS: {why}");
+                Unshaken::Failed
+            }
+            Err(_) => Unshaken::Late,
+        };
+        gateway.metrics.unshaken(why);
+        None
+    }
+
+    async fn http2(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let time_max = self.current.load().settings.connections.handshake;
+        let (stream, given_up) = Watched::for_preface(stream, time_max);
+        tokio::select! {
+            biased;
+            _ = self.app.process_new(stream, shutdown) => {}
+            () = given_up.notified() => {}
+        }
+    }
+
+    /// As Pingora does it, with a bound for each head.
+    async fn http1(&self, stream: Stream, shutdown: &ShutdownWatch) {
+        let bounds = self.current.load().settings.connections;
+        let (watched, given_up) = Watched::for_heads(stream, bounds.head, respond::late_head);
+        let mut session = ServerSession::new_http1(watched);
+        // A process that is about to leave keeps no connection.
+        session.set_keepalive(Some(bounds.idle_seconds()).filter(|_| !*shutdown.borrow()));
+        loop {
+            let answered = tokio::select! {
+                biased;
+                answered = self.app.process_new_http(session, shutdown) => answered,
+                () = given_up.notified() => None,
+            };
+            let Some((stream, persistent)) = answered.map(|reused| reused.consume()) else { return };
+            session = ServerSession::new_http1(Watched::again(stream));
+            if let Some(persistent) = persistent {
+                persistent.apply_to_session(&mut session);
+            }
+        }
+    }
+}
+
+async fn shake(shown: &Shown, stream: Box<TcpStream>) -> pingora::Result<Stream> {
+    Ok(Box::new(shown.acceptor.tls_handshake(*stream).await?))
+}
+
+fn plain(stream: Stream) -> Box<TcpStream> {
+    stream.into_any().downcast().expect("Pingora's listeners are given no TLS, so their streams are TCP's")
+}
