@@ -41,5 +41,7 @@ mod config_cli;
 mod living;
 mod reload;
 mod rollout;
+mod tls;
+mod http2;
 mod docs;
 mod regression;

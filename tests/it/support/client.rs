@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -16,7 +16,7 @@ const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// How a request's body is sent.
 #[derive(Debug, Clone)]
-enum Body {
+pub(super) enum Body {
     None,
     Length(Vec<u8>),
     Chunked(Vec<Vec<u8>>),
@@ -24,11 +24,11 @@ enum Body {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
-    method: String,
-    target: String,
+    pub(super) method: String,
+    pub(super) target: String,
     version: &'static str,
-    headers: Headers,
-    body: Body,
+    pub(super) headers: Headers,
+    pub(super) body: Body,
 }
 
 pub(crate) fn get(target: &str) -> Request {
@@ -164,18 +164,22 @@ impl Answer {
     }
 }
 
+/// What a connection runs on: TCP, or TLS on top of it.
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
 /// A connection to the gateway. It is never opened again: an answer after which it is closed fails the next request.
 pub(crate) struct Caller {
-    reader: ReadHalf<TcpStream>,
-    writer: WriteHalf<TcpStream>,
+    reader: ReadHalf<Box<dyn Wire>>,
+    writer: WriteHalf<Box<dyn Wire>>,
     inbox: Inbox,
 }
 
 pub(crate) async fn try_connect(address: SocketAddr) -> Option<Caller> {
     let stream = TcpStream::connect(address).await.ok()?;
     stream.set_nodelay(true).expect("a fresh socket takes options");
-    let (reader, writer) = tokio::io::split(stream);
-    Some(Caller { reader, writer, inbox: Inbox::default() })
+    Some(Caller::over(stream))
 }
 
 pub(crate) async fn connect(address: SocketAddr) -> Caller {
@@ -183,6 +187,11 @@ pub(crate) async fn connect(address: SocketAddr) -> Caller {
 }
 
 impl Caller {
+    pub(crate) fn over(wire: impl Wire + 'static) -> Self {
+        let (reader, writer) = tokio::io::split(Box::new(wire) as Box<dyn Wire>);
+        Self { reader, writer, inbox: Inbox::default() }
+    }
+
     /// Sends a request and reads its answer to the end. The answer may come before all of the body is sent.
     pub(crate) async fn send(&mut self, request: Request) -> Answer {
         let bytes = [request.head(), request.body_bytes()].concat();
@@ -219,6 +228,17 @@ impl Caller {
     /// Sends the bytes as they are.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) {
         self.writer.write_all(bytes).await.expect("the gateway reads");
+    }
+
+    /// The same, to a gateway that may want no more.
+    pub(crate) async fn try_send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.writer.write_all(bytes).await?;
+        self.writer.flush().await
+    }
+
+    /// Waits until something comes, or the connection is closed. It is there for whoever reads next.
+    pub(crate) async fn wait_for_bytes(&mut self) {
+        drop(self.inbox.fill(&mut self.reader).await);
     }
 
     /// Sends a request and reads the answer's head.
@@ -310,7 +330,7 @@ impl Answering {
 }
 
 async fn read_head(
-    reader: &mut ReadHalf<TcpStream>,
+    reader: &mut ReadHalf<Box<dyn Wire>>,
     inbox: &mut Inbox,
     method: &str,
 ) -> (u16, Headers, Framing) {
@@ -322,14 +342,14 @@ async fn read_head(
     (status, head.headers, framing)
 }
 
-async fn read_answer(reader: &mut ReadHalf<TcpStream>, inbox: &mut Inbox, method: &str) -> Answer {
+async fn read_answer(reader: &mut ReadHalf<Box<dyn Wire>>, inbox: &mut Inbox, method: &str) -> Answer {
     let (status, headers, mut framing) = read_head(reader, inbox, method).await;
     let (body, whole) = read_body(reader, inbox, &mut framing).await;
     Answer { status, headers, body, whole }
 }
 
 async fn read_body(
-    reader: &mut ReadHalf<TcpStream>,
+    reader: &mut ReadHalf<Box<dyn Wire>>,
     inbox: &mut Inbox,
     framing: &mut Framing,
 ) -> (Vec<u8>, bool) {

@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -54,6 +55,18 @@ impl Folder {
         Self(path)
     }
 
+    /// The same, for the owner's eyes alone.
+    pub(crate) fn private(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.file(name, content);
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).expect("the file is ours");
+        path
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Writes a file of it.
     pub(crate) fn file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.0.join(name);
@@ -99,6 +112,11 @@ pub(crate) fn bare(llm_url: &str) -> Plan {
 }
 
 impl Plan {
+    /// An address that its callers may find it at too.
+    pub(crate) fn address(&self, port: u16) -> SocketAddr {
+        self.address.port(port)
+    }
+
     /// Adds top-level sections to the file; one that is named here replaces the one of the plan.
     pub(crate) fn yaml(mut self, sections: &str) -> Self {
         let yaml = self.yaml.as_mut().expect("a bare gateway has no file");
@@ -229,6 +247,11 @@ impl Gateway {
         self.address.port(PORT)
     }
 
+    /// Another address of its own.
+    pub(crate) fn at(&self, port: u16) -> SocketAddr {
+        self.address.port(port)
+    }
+
     pub(crate) fn admin_address(&self) -> SocketAddr {
         self.address.port(ADMIN_PORT)
     }
@@ -322,6 +345,14 @@ impl Gateway {
 
     pub(crate) fn stderr(&self) -> String {
         self.stderr.lock().expect("not poisoned").join("\n")
+    }
+
+    /// What it has written of errors. Pingora writes one where two threads want the same connection to a server.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        let lines = self.stderr.lock().expect("not poisoned");
+        let is_error = |line: &&String| line.contains("ERROR") || line.contains("panicked");
+        let ours = |line: &&String| !line.contains("failed to acquire reusable stream");
+        lines.iter().filter(is_error).filter(ours).cloned().collect()
     }
 
     /// How it ended, if it has.

@@ -9,6 +9,8 @@ pub(crate) mod http;
 pub(crate) mod llama;
 pub(crate) mod gateway;
 pub(crate) mod client;
+pub(crate) mod tls;
+pub(crate) mod h2;
 pub(crate) mod scrape;
 pub(crate) mod log;
 pub(crate) mod expect;
