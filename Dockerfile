@@ -16,22 +16,22 @@ RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
     && cargo build --release --locked
-COPY conf conf
 COPY src src
 # The files keep the times of the checkout, which may be older than the empty program's: cargo would not look again.
 RUN touch src/main.rs src/lib.rs \
-    && cargo build --release --locked
+    && cargo build --release --locked \
+    && mkdir /build/data
 
-FROM debian:bookworm-slim
+# glibc of the same Debian, root certificates, time zones and the user `nonroot`; no shell, no package manager.
+FROM gcr.io/distroless/cc-debian12:nonroot
 LABEL org.opencontainers.image.title="ai-gateway" \
       org.opencontainers.image.description="An AI gateway in front of llama.cpp servers: keys, exact limits, a cache, routing, logs and metrics" \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ai-gateway
 COPY --from=builder /build/target/release/ai-gateway /usr/local/bin/ai-gateway
-# The roots that `https` servers are verified by.
-COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
-# It writes nothing but what the file names, to a volume: the root file system may be read-only.
-USER 10001:10001
+# It writes nothing but what the file names, so the root file system may be read-only. A volume that is mounted here
+# is its user's from the start: for `usage.path`.
+COPY --from=builder --chown=65532:65532 /build/data /var/lib/ai-gateway
+USER 65532:65532
 ENV GATEWAY_HOST=0.0.0.0
 EXPOSE 9001
 STOPSIGNAL SIGTERM

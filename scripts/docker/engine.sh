@@ -9,7 +9,7 @@ engine_start() {
     free_kib=$(df --output=avail -k /dev/shm 2>/dev/null | tail -n1)
     # In memory where there is plenty: several times as fast, and nothing wears out.
     if ((${free_kib:-0} > 8 * 1024 * 1024)); then ENGINE=$(mktemp -d /dev/shm/test-docker.XXXX); else ENGINE=$(mktemp -d /var/tmp/test-docker.XXXX); fi
-    BRIDGE_WAS_THERE=$(ip link show docker0 2>/dev/null || true)
+    LINKS_BEFORE=$(links)
     # Without iptables it leaves the machine's firewall alone. Published ports, networks and names between containers
     # still work; the way out does not, hence --network host for builds.
     dockerd --data-root "$ENGINE/data" --exec-root "$ENGINE/exec" --pidfile "$ENGINE/pid" \
@@ -32,6 +32,10 @@ engine_stop() {
     # What it may leave mounted: containers' file systems and their network namespaces, the innermost first.
     awk -v under="$ENGINE/" 'index($2, under) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount -l
     rm -rf "$ENGINE"
-    [[ -n $BRIDGE_WAS_THERE ]] || ip link del docker0 2>/dev/null || true
+    # Its bridges, where it could not take them away itself; never those of another engine.
+    links | grep -vxF "$LINKS_BEFORE" | xargs -r -n1 ip link del 2>/dev/null || true
     ENGINE=''
 }
+
+# The bridges of Docker's networks.
+links() { ip -o link | sed -nE 's/^[0-9]+: (docker0|br-[0-9a-f]{12}): .*/\1/p'; }
