@@ -4,6 +4,12 @@
 
 ENGINE='' # folder of the engine's data, its socket and its log
 
+# Ends it where this machine allows no engine, which says nothing of the gateway: with a code of its own (EX_TEMPFAIL).
+no_engine() {
+    echo "error: $1" >&2
+    exit 75
+}
+
 engine_start() {
     local free_kib
     free_kib=$(df --output=avail -k /dev/shm 2>/dev/null | tail -n1)
@@ -23,7 +29,7 @@ engine_start() {
         sleep 0.2
     done
     tail -n5 "$ENGINE/log" >&2
-    fail "dockerd did not start: its last words are above (it needs a real root, cgroups and overlayfs)"
+    no_engine "dockerd did not start: its last words are above (it needs a real root, cgroups and overlayfs)"
 }
 
 engine_stop() {
