@@ -1,8 +1,11 @@
 //! What operators ask, on a listener of their own.
 
+mod dashboard;
+mod live;
 mod purge;
 mod query;
 mod servers;
+mod site;
 mod usage;
 
 use std::sync::Arc;
@@ -10,39 +13,78 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
 use pingora::apps::http_app::ServeHttp;
+use pingora::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
+use pingora::server::ShutdownWatch;
 use subtle::ConstantTimeEq;
 
 use crate::proxy::own::{self, Report};
 use crate::proxy::{Current, Gateway};
 use crate::wire::{ErrorBody, Protocol};
 
+use self::live::Pages;
+
 /// The class of error of a request that is wrong in itself.
 const REQUEST: &str = "invalid_request_error";
 
+/// How long a connection may be idle between two requests.
+const IDLE_SECONDS_MAX: u64 = 60;
+
 /// The operator's listener.
-pub(crate) struct Admin(pub(crate) Arc<Current>);
+pub(crate) struct Admin {
+    current: Arc<Current>,
+    pages: Pages,
+}
 
 /// A listener for `/metrics` alone.
 pub(crate) struct MetricsPage(pub(crate) Arc<Current>);
 
+/// Not Pingora's `ServeHttp`, which knows only whole answers: the page's own has no end.
 #[async_trait]
-impl ServeHttp for Admin {
-    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
-        let gateway = &self.0.load();
-        let head = session.req_header();
+impl HttpServerApp for Admin {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        if !session.read_request().await.unwrap_or(false) {
+            return None;
+        }
+        session.set_keepalive((!*shutdown.borrow()).then_some(IDLE_SECONDS_MAX));
+        // Whoever asks and leaves is told nothing more; nobody needs to know.
+        let _ = if session.req_header().uri.path() == live::PATH {
+            live::answer(&self.current, &self.pages, &mut session, shutdown).await
+        } else {
+            let answer = self.answer(session.req_header()).await;
+            write(&mut session, answer).await
+        };
+        let settings = HttpPersistentSettings::for_session(&session);
+        let stream = session.finish().await.ok()??;
+        Some(ReusedHttpStream::from_reusable_stream(stream, settings))
+    }
+}
+
+async fn write(session: &mut ServerSession, answer: Response<Vec<u8>>) -> pingora::Result<()> {
+    let (head, body) = answer.into_parts();
+    session.write_response_header(Box::new(head.into())).await?;
+    session.write_response_body(body.into(), true).await
+}
+
+impl Admin {
+    pub(crate) fn new(current: Arc<Current>) -> Self {
+        Self { current, pages: Pages::default() }
+    }
+
+    async fn answer(&self, head: &RequestHeader) -> Response<Vec<u8>> {
+        let gateway = &self.current.load();
         let path = head.uri.path();
+        if let Some(part) = dashboard::part(path) {
+            return dashboard::answer(gateway, head, part);
+        }
         let is_probe = matches!(path, "/live" | "/ready");
-        if !is_probe
-            && !may_ask(gateway, head.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes))
-        {
-            return refusal(
-                401,
-                "invalid_api_key",
-                "authentication_error",
-                "Send `Authorization: Bearer TOKEN`, with `admin.token` of the file.",
-            );
+        if let Some(refusal) = refuse_unknown(gateway, head).filter(|_| !is_probe) {
+            return refusal;
         }
         match path {
             "/cache" => return purge::answer(gateway, head),
@@ -67,6 +109,18 @@ impl ServeHttp for Admin {
     }
 }
 
+fn refuse_unknown(gateway: &Gateway, head: &RequestHeader) -> Option<Response<Vec<u8>>> {
+    let presented = head.headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes);
+    (!may_ask(gateway, presented)).then(|| {
+        refusal(
+            401,
+            "invalid_api_key",
+            "authentication_error",
+            "Send `Authorization: Bearer TOKEN`, with `admin.token` of the file.",
+        )
+    })
+}
+
 fn may_ask(gateway: &Gateway, authorization: Option<&[u8]>) -> bool {
     let Some(token) = &gateway.settings.admin.token else { return true };
     let presented = authorization.and_then(|value| value.strip_prefix(b"Bearer "));
@@ -85,24 +139,6 @@ impl ServeHttp for MetricsPage {
     }
 }
 
-/// A page of another site may change nothing here.
-fn refuse_cross_site(head: &RequestHeader) -> Option<Response<Vec<u8>>> {
-    let message = "A page of another site may not change this.";
-    is_cross_site(head).then(|| refusal(403, "cross_site", "permission_error", message))
-}
-
-/// Browsers say where a request comes from; what is no browser says nothing.
-fn is_cross_site(head: &RequestHeader) -> bool {
-    let text = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let site = text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none"));
-    let host = text("host").or(head.uri.authority().map(http::uri::Authority::as_str));
-    let origin = text("origin").is_some_and(|origin| {
-        let authority = origin.split_once("://").map(|(_, authority)| authority);
-        authority.is_none() || authority != host
-    });
-    site || origin
-}
-
 fn is_read(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
 }
@@ -117,7 +153,7 @@ fn not_found() -> Response<Vec<u8>> {
         404,
         "not_found",
         "not_found_error",
-        "Nothing is served at this path; there are /live, /ready, /stats, /metrics, /usage, \
+        "Nothing is served at this path; there are /dashboard, /live, /ready, /stats, /metrics, /usage, \
          DELETE /cache and POST /servers/{name}/drain|undrain.",
     )
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cache::{Purge, Scope};
 use crate::proxy::Gateway;
 
-use super::{REQUEST, method_not_allowed, query, refusal, refuse_cross_site};
+use super::{REQUEST, method_not_allowed, query, refusal, site};
 
 /// Status, code, type and message of a refusal.
 type No = (u16, &'static str, &'static str, String);
@@ -22,7 +22,7 @@ pub(super) fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8
     if head.method != Method::DELETE {
         return method_not_allowed("DELETE");
     }
-    if let Some(refusal) = refuse_cross_site(head) {
+    if let Some(refusal) = site::refuse_others(gateway, head) {
         return refusal;
     }
     let asked = match query::read(head.uri.query().unwrap_or_default(), ["model", "key"]) {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::proxy::Gateway;
 
-use super::{method_not_allowed, not_found, refusal, refuse_cross_site};
+use super::{method_not_allowed, not_found, refusal, site};
 
 pub(super) const PREFIX: &str = "/servers/";
 
@@ -20,7 +20,7 @@ pub(super) fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8
     if head.method != Method::POST {
         return method_not_allowed("POST");
     }
-    if let Some(refusal) = refuse_cross_site(head) {
+    if let Some(refusal) = site::refuse_others(gateway, head) {
         return refusal;
     }
     let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();

@@ -6,7 +6,7 @@ use prometheus::{
 };
 
 /// OpenTelemetry's GenAI buckets for durations (10 ms to 82 s), extended down to 1 ms and up to 20 minutes; seconds.
-const SECONDS: &[f64] = &[
+pub(super) const SECONDS: &[f64] = &[
     0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
     163.84, 327.68, 655.36, 1200.0,
 ];

@@ -21,9 +21,9 @@ pub struct Line<'a> {
     pub attempts: u32,
     pub status: u16,
     pub upstream_status: Option<u16>,
-    pub error_code: Option<&'a str>,
-    pub limit: Option<&'a str>,
-    pub cache: &'a str,
+    pub error_code: Option<&'static str>,
+    pub limit: Option<&'static str>,
+    pub cache: &'static str,
     pub stream: bool,
     /// Whether the whole answer was sent.
     pub complete: bool,

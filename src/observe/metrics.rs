@@ -17,8 +17,10 @@ use super::labels::{CacheOutcome, Ended, Labels, Phase, ServerState};
 
 mod begin;
 mod tls;
+mod totals;
 
 pub use self::tls::Unshaken;
+pub use self::totals::Totals;
 
 /// The label of what is not named anywhere.
 const OTHER: &str = "other";

@@ -1,12 +1,16 @@
-//! What happened: metrics, and one line a request.
+//! What happened: metrics, one line a request, and the last hour and requests for whoever looks.
 
 mod labels;
 mod families;
 mod metrics;
 mod line;
 mod writer;
+mod hour;
+mod recent;
 
+pub use hour::{Gauges, Hour, STEP, Step};
 pub use labels::{BreakerState, CacheOutcome, Ended, Labels, Phase, ServerState};
 pub use line::{Line, milliseconds};
-pub use metrics::{ANYBODY, Metrics, Unshaken};
+pub use metrics::{ANYBODY, Metrics, Totals, Unshaken};
+pub use recent::{Passed, Recent};
 pub use writer::{Sink, Writer};

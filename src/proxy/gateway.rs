@@ -13,7 +13,7 @@ use pingora::Error;
 use crate::cache::{Answers, Flights, Purges, Store};
 use crate::config::{AccessLog, KeySettings, LogFormat, ModelSettings, Settings};
 use crate::limit::{Allowance, Gate, Limit, ModelShare};
-use crate::observe::{ANYBODY, Labels, Metrics, Sink, Writer};
+use crate::observe::{ANYBODY, Hour, Labels, Metrics, Recent, Sink, Writer};
 use crate::route::{Felled, Fleet, ModelRule, Opening, Server, Sign, Turn, Upstream};
 use crate::store::Ledger;
 use crate::wire::RequestRules;
@@ -49,6 +49,8 @@ pub struct Gateway {
     pub(super) felled: Arc<Felled>,
     pub metrics: Arc<Metrics>,
     pub log: Arc<Writer>,
+    pub hour: Arc<Hour>,
+    pub recent: Arc<Recent>,
     pub clock: Clock,
     roots: Option<String>,
     draining: Arc<AtomicBool>,
@@ -87,6 +89,8 @@ impl Gateway {
             purges: Arc::default(),
             flights: Arc::default(),
             log: Arc::new(log),
+            hour: Arc::default(),
+            recent: Arc::default(),
             log_format: settings.log.format,
             clock,
             bodies: Bodies { bytes: Arc::default(), bytes_max: settings.body.bytes_total_max },
@@ -150,6 +154,8 @@ impl Gateway {
             felled: Arc::clone(&self.felled),
             metrics: Arc::clone(&self.metrics),
             log: Arc::clone(&self.log),
+            hour: Arc::clone(&self.hour),
+            recent: Arc::clone(&self.recent),
             clock: self.clock,
             roots: self.roots.clone(),
             draining: Arc::clone(&self.draining),

@@ -41,6 +41,7 @@ mod timing;
 pub(crate) mod trust;
 mod turned;
 mod understood;
+pub(crate) mod view;
 mod wait;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use crate::limit::{Goods, Kind};
+use crate::limit::{Budget, Goods, Kind, Quota};
 use crate::observe::{ANYBODY, BreakerState, ServerState};
 use crate::route::{Breaker, Row, Server};
 use crate::store::Period;
@@ -53,7 +53,18 @@ pub(crate) fn stats(gateway: &Gateway) -> Report {
 /// Totals, and every server: for the operator.
 pub(crate) fn detailed_stats(gateway: &Gateway) -> Report {
     let mut stats = totals(gateway);
-    let servers = gateway.fleet.places().map(|(upstream, server)| {
+    stats.insert("servers".to_owned(), servers(gateway));
+    let members = gateway.roster().map(|roster| roster.members().to_vec()).unwrap_or_default();
+    let keys = members.iter().map(|member| {
+        json!({"name": member.name, "in_flight": member.account.own().at_once(), "used": used(gateway, &member.name)})
+    });
+    stats.insert("keys".to_owned(), keys.collect());
+    (StatusCode::OK, Value::Object(stats).to_string())
+}
+
+/// Every server in each of its upstreams.
+pub(super) fn servers(gateway: &Gateway) -> Value {
+    let told = gateway.fleet.places().map(|(upstream, server)| {
         json!({
             "upstream": upstream.spec.name,
             "server": server.spec.name,
@@ -68,13 +79,7 @@ pub(crate) fn detailed_stats(gateway: &Gateway) -> Report {
             "router": router(server),
         })
     });
-    stats.insert("servers".to_owned(), servers.collect());
-    let members = gateway.roster().map(|roster| roster.members().to_vec()).unwrap_or_default();
-    let keys = members.iter().map(|member| {
-        json!({"name": member.name, "in_flight": member.account.own().at_once(), "used": used(gateway, &member.name)})
-    });
-    stats.insert("keys".to_owned(), keys.collect());
-    (StatusCode::OK, Value::Object(stats).to_string())
+    told.collect()
 }
 
 fn breaker(server: &Server) -> BreakerState {
@@ -99,7 +104,7 @@ fn router(server: &Server) -> Option<Vec<Value>> {
     Some(server.rows()?.iter().map(told).collect())
 }
 
-fn totals(gateway: &Gateway) -> Map<String, Value> {
+pub(super) fn totals(gateway: &Gateway) -> Map<String, Value> {
     let holding = gateway.store.holding();
     let metrics = &gateway.metrics;
     let totals = [
@@ -146,7 +151,7 @@ pub(super) fn model(gateway: &Gateway, key: Option<&Member>, path: &str) -> Resu
 }
 
 /// What a key has used today and this month, UTC.
-fn used(gateway: &Gateway, key: &str) -> Value {
+pub(super) fn used(gateway: &Gateway, key: &str) -> Value {
     let now = gateway.clock.wall();
     let told = |period| gateway.ledger.spent(key, period, now);
     json!({"day": told(Period::Day), "month": told(Period::Month)})
@@ -155,42 +160,50 @@ fn used(gateway: &Gateway, key: &str) -> Value {
 /// What the caller's own key has used and may still use.
 pub(super) fn usage(gateway: &Gateway, caller: Option<&Caller>) -> Report {
     let name = caller.map_or(ANYBODY, |caller| caller.member.name.as_str());
-    let now = gateway.clock.now();
     let mut told =
         Map::from_iter([("key".to_owned(), name.into()), ("used".to_owned(), used(gateway, name))]);
     if let Some(caller) = caller {
-        let account = &caller.member.account;
-        let mut limits = Map::new();
-        for (kind, word) in [(Kind::Requests, "requests"), (Kind::Tokens, "tokens")] {
-            if let Some(level) = account.own().level(kind, now) {
-                let reset = round(level.reset.as_secs_f64());
-                let level =
-                    json!({"limit": level.limit, "remaining": level.remaining, "reset_seconds": reset});
-                limits.insert(word.to_owned(), level);
-            }
-        }
-        if let Some(most) = account.own().allowance().concurrent {
-            limits.insert("concurrent".to_owned(), json!({"limit": most, "now": account.own().at_once()}));
-        }
-        let budgets = account.grant().budgets.iter().map(|budget| {
-            let spent = cost::spent(gateway, name, budget);
-            let used = match budget.goods {
-                Goods::Requests => spent.requests,
-                Goods::Tokens => spent.tokens,
-            };
-            json!({
-                "of": budget.goods.name(),
-                "per": budget.per.name(),
-                "amount": budget.amount,
-                "used": used,
-                "remaining": budget.amount.saturating_sub(used),
-                "reset_seconds": spent.ends_in.as_secs(),
-            })
-        });
-        told.insert("limits".to_owned(), limits.into());
-        told.insert("budgets".to_owned(), budgets.collect());
+        told.insert("limits".to_owned(), limits(gateway, caller.member.account.own()));
+        told.insert("budgets".to_owned(), budgets(gateway, &caller.member));
     }
     (StatusCode::OK, Value::Object(told).to_string())
+}
+
+/// What a subject may still ask, of each limit that it has.
+pub(super) fn limits(gateway: &Gateway, quota: &Quota) -> Value {
+    let now = gateway.clock.now();
+    let mut limits = Map::new();
+    for (kind, word) in [(Kind::Requests, "requests"), (Kind::Tokens, "tokens")] {
+        if let Some(level) = quota.level(kind, now) {
+            let reset = round(level.reset.as_secs_f64());
+            let level = json!({"limit": level.limit, "remaining": level.remaining, "reset_seconds": reset});
+            limits.insert(word.to_owned(), level);
+        }
+    }
+    if let Some(most) = quota.allowance().concurrent {
+        limits.insert("concurrent".to_owned(), json!({"limit": most, "now": quota.at_once()}));
+    }
+    limits.into()
+}
+
+/// What a key may still spend, of each budget that it has.
+pub(super) fn budgets(gateway: &Gateway, key: &Member) -> Value {
+    let told = |budget: &Budget| {
+        let spent = cost::spent(gateway, &key.name, budget);
+        let used = match budget.goods {
+            Goods::Requests => spent.requests,
+            Goods::Tokens => spent.tokens,
+        };
+        json!({
+            "of": budget.goods.name(),
+            "per": budget.per.name(),
+            "amount": budget.amount,
+            "used": used,
+            "remaining": budget.amount.saturating_sub(used),
+            "reset_seconds": spent.ends_in.as_secs(),
+        })
+    };
+    key.account.grant().budgets.iter().map(told).collect()
 }
 
 /// `/metrics`, with what is counted elsewhere brought up to date.

@@ -261,6 +261,11 @@ impl Refusal {
         }
     }
 
+    /// Whether its message may repeat something of the body.
+    pub(super) fn quotes_the_body(&self) -> bool {
+        matches!(self, Self::InvalidJson(_) | Self::InvalidRequest { .. })
+    }
+
     /// The limit that refused, as logs and metrics name it.
     pub(super) fn limit(&self) -> Option<Limit> {
         match self {

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use crate::config::LogFormat;
-use crate::observe::{ANYBODY, CacheOutcome, Ended, Line, milliseconds};
+use crate::observe::{ANYBODY, CacheOutcome, Ended, Line, Passed, milliseconds};
 use crate::store::{Counts, Use};
 use crate::wire::{Usage, Work};
 
 use super::context::Context;
 use super::cost;
 use super::gateway::Gateway;
+use super::refusal::Refusal;
 
 /// nginx's status for a caller that left before its answer was whole.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -116,15 +117,16 @@ fn learn(ctx: &Context, usage: &Usage) {
     }
 }
 
-/// Writes a request's line.
+/// Writes a request's line, and keeps it among the last.
 pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
     ctx.told.written = true;
-    if !gateway.log.is_on() {
+    if !gateway.log.is_on() && ctx.asked.aside {
         return;
     }
     let (arrival, asked, told) = (&ctx.arrival, &ctx.asked, &ctx.told);
     let usage = usage(ctx);
     let refusal = told.refusal.as_ref().or(ctx.route.failure.as_ref());
+    let no = refusal.map(Refusal::told);
     let server = ctx.server();
     let line = Line {
         ts: gateway.clock.wall(),
@@ -141,7 +143,7 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
         attempts: ctx.route.attempts,
         status: status(ctx),
         upstream_status: told.upstream_status,
-        error_code: refusal.map(|refusal| refusal.told().code),
+        error_code: no.as_ref().map(|no| no.code),
         limit: refusal.and_then(|refusal| refusal.limit()).map(|limit| limit.name()),
         cache: asked.cache.name(),
         stream: asked.stream,
@@ -159,6 +161,14 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
         bytes_out: told.bytes_out,
         client_ip: Some(arrival.client_ip),
     };
+    if !asked.aside {
+        let repeats_nothing = refusal.is_some_and(|refusal| !refusal.quotes_the_body());
+        let message = no.as_ref().filter(|_| repeats_nothing).map(|no| no.message.as_str());
+        gateway.recent.note(Passed::of(&line, message));
+    }
+    if !gateway.log.is_on() {
+        return;
+    }
     gateway.log.write(match gateway.log_format {
         LogFormat::Json => line.to_json(),
         LogFormat::Text => line.to_text(),

@@ -14,6 +14,7 @@ mod probe;
 mod reload;
 mod supervisor;
 mod swap;
+mod tick;
 mod tls;
 mod usage;
 mod watch;
@@ -39,6 +40,7 @@ use self::handover::{Handover, Meeting, Succession};
 use self::pid::PidFile;
 use self::probe::Prober;
 use self::reload::Reload;
+use self::tick::Ticker;
 use self::tls::Listeners;
 use self::usage::Bookkeeper;
 
@@ -106,6 +108,7 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     };
     server.add_service(background_service("drain", drain));
     server.add_service(background_service("bookkeeper", Bookkeeper(Arc::clone(&gateway))));
+    server.add_service(background_service("ticker", Ticker(Arc::clone(&gateway))));
     let reload =
         Reload { current: Arc::clone(&gateway), rounds, origin, folder, listeners: Arc::clone(&listeners) };
     server.add_service(background_service("reload", reload));
@@ -137,10 +140,10 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     server.add_service(callers).add_dependency(&succession);
 
     if let Some(address) = addresses.admin {
-        let door = doors.before(Admin(Arc::clone(&gateway)));
+        let door = doors.before(Admin::new(Arc::clone(&gateway)));
         let mut admin = Service::new("admin".to_owned(), door);
         admin.threads = Some(1);
-        doors.open(&mut admin, address, "for operators: ", "");
+        doors.open(&mut admin, address, "for operators: ", "/dashboard");
         server.add_service(admin).add_dependency(&succession);
     }
     if let Some(address) = addresses.metrics {

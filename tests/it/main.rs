@@ -35,6 +35,7 @@ mod servers;
 mod router;
 mod cors;
 mod observe;
+mod page;
 mod upgrade;
 mod usage;
 mod config_cli;
