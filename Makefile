@@ -1,7 +1,7 @@
 # Each target works from a clean checkout with no other step before it: what a machine lacks is installed or named.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test build lint fuzz bench-fleet test-docker clean
+.PHONY: help demo run test test-page build lint fuzz bench-fleet test-docker clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,9 @@ run: ## start llama-server and the gateway and leave them running until Ctrl-C
 
 test: ## everything that must hold: lint, unit tests, integration tests, tests against a real llama-server
 	@scripts/test
+
+test-page: ## the operator's page in headless Chromium; screenshots in target/page (part of make test)
+	@scripts/test-page
 
 build: ## build the release binary, target/release/ai-gateway
 	@scripts/build --release

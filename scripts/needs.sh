@@ -114,6 +114,13 @@ need_llama() {
     [[ -f $LLAMA_MODEL ]] || fail "there is no model at '$LLAMA_MODEL': unset LLAMA_MODEL, or name a GGUF file with it"
 }
 
+# For the operator's page; any Chromium of the last years will do.
+need_chromium() {
+    need_python
+    have chromium || have chromium-browser || have google-chrome || apt_install chromium fonts-dejavu-core ||
+        fail "chromium is missing: install it (on Debian: apt-get install chromium)"
+}
+
 need_sglang_router() {
     need_python
     need_venv .tools/sglang-router scripts/requirements/sglang-router.txt "sglang-router (31 MB)"
