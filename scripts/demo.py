@@ -129,6 +129,7 @@ def demo():
     say("    curl -i localhost:9001/v1/chat/completions -d '{\"messages\":[{\"role\":\"user\",\"content\":\"Hello!\"}]}'")
     say("    curl -N localhost:9001/v1/chat/completions \\")
     say("         -d '{\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"Tell me about ships.\"}]}'")
+    say("    http://127.0.0.1:9002/dashboard             # in a browser, while it runs: who asks, what is slow, what was refused")
     say("    LLM_URL=http://my-llama-server:8080 target/debug/ai-gateway     # before a llama-server of your own")
 
 

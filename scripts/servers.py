@@ -154,6 +154,13 @@ class Servers(Children):
         with open(LOGS / "ai-gateway.log", "wb") as log:
             self.spawn("ai-gateway", [os.environ["GATEWAY_BINARY"]], variables, self.gateway_output or log, log)
         self.say_when_healthy(self.port)
+        if page := self.page():
+            say(f"    to see it in a browser: {BOLD}{page}{PLAIN}")
+
+    def page(self):
+        """The operator's page, or none where another process has its port."""
+        log = (LOGS / "ai-gateway.log").read_text(errors="replace")
+        return next((line.split()[-1] for line in log.splitlines() if "for operators: " in line), None)
 
     def say_when_healthy(self, port):
         say(f"    GET /health: {GREEN}200{PLAIN} after {self.wait_until_healthy(port):.1f} s")
