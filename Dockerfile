@@ -16,6 +16,7 @@ RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
     && cargo build --release --locked
+COPY conf/schema.json conf/
 COPY src src
 # The files keep the times of the checkout, which may be older than the empty program's: cargo would not look again.
 RUN touch src/main.rs src/lib.rs \
