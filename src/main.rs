@@ -52,6 +52,8 @@ enum Command {
     },
     /// Check a file: every fault at once.
     Check { file: PathBuf },
+    /// Print the JSON Schema of the file, for editors.
+    Schema,
     /// Make, add, revoke, list and hash callers' keys.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
             load(Some(&config)).and_then(|loaded| cli::upgrade::run(&config, &loaded.settings))
         }
         Some(Command::Check { file }) => check(&file),
+        Some(Command::Schema) => print(config::SCHEMA.trim_end()),
         Some(Command::Key(command)) => cli::key::run(command),
         Some(Command::Health { config }) => {
             load(config.as_deref()).and_then(|loaded| cli::health::show(&loaded.settings))

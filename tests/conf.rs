@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "conf/schema.rs"]
+mod schema;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -43,6 +43,10 @@ use source::{Source, Unread, read_text, too_long};
 /// Thousands of keys fit, and a keys file has a bound of its own; what is larger is some other file.
 const FILE_BYTES_MAX: usize = 1 << 20;
 
+/// The JSON Schema (draft 7) of the file, for editors. It is kept by hand, and tests/conf/schema.rs holds it to what is
+/// read here: the same keys, defaults and values.
+pub const SCHEMA: &str = include_str!("../../conf/schema.json");
+
 /// A file that may be run under.
 #[derive(Debug, Clone)]
 pub struct Loaded {

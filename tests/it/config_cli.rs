@@ -95,6 +95,13 @@ fn a_wrong_file_does_not_run_and_a_missing_one_neither() {
 }
 
 #[test]
+fn the_schema_is_the_committed_one() {
+    let committed = include_bytes!("../../conf/schema.json");
+    let output = run(&["schema"]);
+    assert!(code(&output) == 0 && output.stdout == committed, "`ai-gateway schema` prints conf/schema.json");
+}
+
+#[test]
 fn a_wrong_command_line_is_a_2() {
     for arguments in [&["--nonsense"][..], &["run", "--confg", "x"], &["no-such-command"], &["check"]] {
         assert_eq!(code(&run(arguments)), 2, "{arguments:?}");
