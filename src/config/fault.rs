@@ -121,6 +121,11 @@ impl Report {
         self.faults.borrow_mut().push(fault);
     }
 
+    /// How many there are so far.
+    pub(super) fn faults(&self) -> usize {
+        self.faults.borrow().len()
+    }
+
     pub(super) fn warn(&self, warning: String) {
         self.warnings.borrow_mut().push(warning);
     }
@@ -142,6 +147,8 @@ impl Report {
                 let order = |fault: &Fault| (fault.file != self.main_file, fault.place);
                 order(a).cmp(&order(b))
             });
+            // What two readers look at is said once.
+            faults.dedup();
             return Err(Faults(faults));
         }
         let mut warnings = self.warnings.into_inner();

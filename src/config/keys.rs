@@ -68,8 +68,10 @@ impl fmt::Display for Seen {
 pub(super) fn read(file: &mut Section, certificates_asked: bool) -> Option<Auth> {
     let auth = file.take("auth")?;
     let mut register = Register { certificates_asked, ..Register::default() };
+    let faults_before = auth.source().report.faults();
     let keys_file = register.read_auth(&auth);
     let complete = keys_file.as_ref().is_none_or(|field| register.read_named_file(field).is_some());
+    let complete = complete && auth.source().report.faults() == faults_before;
     if complete && register.seen == 0 {
         match &keys_file {
             Some(field) => {
@@ -137,6 +139,13 @@ impl Register {
 
     fn read_item(&mut self, item: &Field) {
         self.seen += 1;
+        if item.is_scalar() {
+            item.fault(
+                "expected a mapping with `name` and `sha256`, as `ai-gateway key new` prints it; \
+                 no key stands in the file",
+            );
+            return;
+        }
         if let Some(key) = item.section(|section| self.read_key(section)).flatten() {
             self.keys.push(key);
         }

@@ -47,7 +47,14 @@ pub(super) fn callers(file: &mut Section, taken: &mut Taken) -> Vec<Listener> {
         let tls = tls.and_then(|field| tls::read(&field, None));
         Some(Listener { address: taken.address(&address?)?, tls })
     };
-    items.iter().filter_map(|item| item.section(&mut listener).flatten()).collect()
+    let mut read = |item: &Field| {
+        if item.is_scalar() {
+            item.fault("expected a mapping: write `address:` before it, as `- address: 127.0.0.1:9001`");
+            return None;
+        }
+        item.section(&mut listener).flatten()
+    };
+    items.iter().filter_map(&mut read).collect()
 }
 
 /// The operator's listener. What it can do to the gateway, only this machine, a token or a certificate may ask for.

@@ -11,6 +11,7 @@ mod edit;
 mod environment;
 mod fault;
 mod file;
+mod hint;
 mod keys;
 mod keys_file;
 mod limits;
@@ -26,6 +27,7 @@ mod tls;
 mod tree;
 mod upstreams;
 mod value;
+mod whereabouts;
 
 use std::path::Path;
 

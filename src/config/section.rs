@@ -12,6 +12,7 @@ use super::fault::Place;
 use super::source::{Source, read_text};
 use super::tree::{Content, Entry, Node};
 use super::value::Read;
+use super::whereabouts;
 
 /// A secret or the like, named as `{file: …}`.
 const VALUE_FILE_BYTES_MAX: usize = 64 << 10;
@@ -98,7 +99,12 @@ impl<'a> Field<'a> {
 
     /// Reads one value: variables are filled in, or the file named by `{file: …}` is read, before `read` sees it.
     pub(super) fn value<T>(&self, read: impl FnOnce(&str) -> Read<T>) -> Option<T> {
-        self.text().and_then(|text| read(&text)).map_err(|message| self.fault(message)).ok()
+        let value = if self.is_null() {
+            read("").map_err(|message| nothing(&message)).and_then(|_| Err(NOTHING.to_owned()))
+        } else {
+            self.text().and_then(|text| read(&text))
+        };
+        value.map_err(|message| self.fault(message)).ok()
     }
 
     fn text(&self) -> Read<String> {
@@ -133,6 +139,19 @@ impl<'a> Field<'a> {
         Some(value)
     }
 
+    /// The members of a mapping that must have one; a fault says `what` to write.
+    pub(super) fn some_members(&self, what: &str) -> Vec<(&'a str, Field<'a>)> {
+        match &self.node.content {
+            Content::Mapping(entries) if entries.is_empty() => self.fault(what),
+            Content::Null => self.fault(what),
+            other if !self.is_mapping() && (self.is_list() || other.likely_mapping().is_empty()) => {
+                self.fault(format!("expected a mapping, found {}: {what}", other.describe()));
+            }
+            _ => return self.members(),
+        }
+        Vec::new()
+    }
+
     /// The members of a mapping whose names are the operator's own.
     pub(super) fn members(&self) -> Vec<(&'a str, Field<'a>)> {
         let member = |entry: &'a Entry| (entry.name.as_str(), field(&self.path, entry, self.source));
@@ -145,7 +164,8 @@ impl<'a> Field<'a> {
             // `metrics:` with every key under it commented out.
             Content::Null => Some(&[]),
             other => {
-                self.fault(format!("expected a mapping (`key: value`), found {}", other.describe()));
+                let hint = other.likely_mapping();
+                self.fault(format!("expected a mapping (`key: value`), found {}{hint}", other.describe()));
                 None
             }
         }
@@ -164,7 +184,7 @@ impl<'a> Field<'a> {
             }
             Content::Null => Vec::new(),
             other => {
-                self.fault(format!("expected a list, found {}", other.describe()));
+                self.fault(format!("expected a list, found {}{}", other.describe(), other.likely_list()));
                 Vec::new()
             }
         }
@@ -172,11 +192,13 @@ impl<'a> Field<'a> {
 
     /// The items of a list that must have one; a fault says `what` to write.
     pub(super) fn some_items(&self, what: &str) -> Vec<Field<'a>> {
-        let items = self.items();
-        if items.is_empty() && (self.is_list() || self.is_null()) {
-            self.fault(what);
+        match &self.node.content {
+            Content::List(items) if !items.is_empty() => return self.items(),
+            Content::List(_) | Content::Null => self.fault(what),
+            other if other.likely_list().contains("missing") => return self.items(),
+            other => self.fault(format!("expected a list, found {}: {what}", other.describe())),
         }
-        items
+        Vec::new()
     }
 
     /// A list of single values.
@@ -252,6 +274,9 @@ impl<'a> Section<'a> {
         read: impl Fn(&str) -> Read<T>,
     ) -> Option<Vec<T>> {
         let field = self.take(key)?;
+        if field.is_scalar() {
+            return Some(field.values(read));
+        }
         Some(field.some_items(what).iter().filter_map(|item| item.value(&read)).collect())
     }
 
@@ -271,10 +296,11 @@ impl<'a> Section<'a> {
     fn finish(self) {
         for entry in self.entries.iter().filter(|entry| !self.known.contains(&entry.name.as_str())) {
             let path = join(&self.path, &entry.name);
+            let known = suggest(&entry.name, &self.known);
             self.source.fault(
                 entry.place,
                 &path,
-                format!("unknown key{}", suggest(&entry.name, &self.known)),
+                format!("unknown key{}{known}", elsewhere(&entry.name, &known)),
             );
         }
     }
@@ -299,6 +325,24 @@ pub(super) fn suggest(word: &str, known: &[&str]) -> String {
         Some(likely) => format!(", did you mean `{likely}`? Known here: {all}"),
         None => format!("; known here: {all}"),
     }
+}
+
+/// Where a key belongs that is unknown here, unless another was likely meant.
+fn elsewhere(name: &str, known: &str) -> String {
+    let places: Vec<String> = whereabouts::of(name).iter().map(|place| format!("`{place}`")).collect();
+    let places = places.join(", ");
+    if places.is_empty() || known.starts_with(',') {
+        String::new()
+    } else {
+        format!(" here: it is known as {places}")
+    }
+}
+
+const NOTHING: &str = "expected a value, found nothing";
+
+/// What a reader says of an empty text, said of no text.
+fn nothing(message: &str) -> String {
+    message.replace("found an empty text", "found nothing").replace("found ``", "found nothing")
 }
 
 fn closest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
 
 use super::fault::Place;
+use super::hint;
 use super::source::Source;
 
 /// Nothing in the file's format is half as deep.
@@ -56,6 +57,43 @@ impl Content {
     }
 }
 
+impl Content {
+    /// What was likely meant where this stands and a mapping should; what is written may be a secret, and is not said.
+    pub(super) fn likely_mapping(&self) -> &'static str {
+        match self {
+            Content::Scalar { text, quoted: false } if text.contains(" = ") => {
+                ": write `key: value`, not `key = value`"
+            }
+            Content::Scalar { text, quoted: false } if glued(text) => ": is a space missing after the `:`?",
+            Content::List(_) => ": take the `-` or the brackets away",
+            _ => "",
+        }
+    }
+
+    /// The same where a list should stand.
+    pub(super) fn likely_list(&self) -> &'static str {
+        match self {
+            Content::Mapping(entries) if entries.iter().all(|entry| entry.name.starts_with('-')) => {
+                ": is a space missing after the `-`?"
+            }
+            Content::Mapping(_) => ": each item begins with `- `",
+            Content::Scalar { .. } => ": write `[` and `]` around it",
+            _ => "",
+        }
+    }
+}
+
+/// `local:http://a`, `ttl:5m`: a name, and its value without a space between.
+fn glued(text: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    text.split_once(':').is_some_and(|(name, rest)| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.chars().all(word)
+            && !rest.is_empty()
+            && !rest.starts_with("//")
+    })
+}
+
 /// Reads one document. `None`: the text is not YAML, or beyond the bounds, and a fault says so.
 pub(super) fn parse(text: &str, source: &Source) -> Option<Node> {
     build(text, source, None)
@@ -77,14 +115,19 @@ fn build(text: &str, source: &Source, take_item: Option<&mut dyn FnMut(Node)>) -
         documents: 0,
         root: Node { place: Place::START, content: Content::Null },
     };
-    let mut parser = Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
         let (place, outcome) = match event {
             Ok((event, span)) => {
                 let place = place_of(&span.start);
                 (place, builder.take(event, place))
             }
-            Err(error) => (place_of(error.marker()), Err(format!("this is not YAML: {}", error.info()))),
+            Err(error) => {
+                let said = format!("this is not YAML: {}", error.info());
+                let (place, message) = hint::of(text, place_of(error.marker()), &said);
+                (place, Err(message))
+            }
         };
         if let Err(message) = outcome {
             source.fault(place, "", message);
@@ -226,6 +269,14 @@ fn check_name(node: Node, lines: &mut HashMap<String, usize>, source: &Source) -
         source.fault(place, "", format!("expected a name before `:`, found {found}"));
         return None;
     };
+    if name.starts_with(|c: char| c.is_whitespace() && !c.is_ascii()) {
+        source.fault(
+            place,
+            "",
+            "this line begins with a space that is none to YAML (a no-break space); write plain ones",
+        );
+        return None;
+    }
     if name == "<<" {
         source.fault(place, "", "merge keys (`<<`) are not read; write the members out");
         return None;

@@ -27,10 +27,7 @@ pub(super) fn read(file: &mut Section) -> Vec<UpstreamSpec> {
         file.missing("upstreams", EXAMPLE);
         return Vec::new();
     };
-    let members = field.members();
-    if members.is_empty() && (field.is_null() || field.is_mapping()) {
-        field.fault(EXAMPLE);
-    }
+    let members = field.some_members(EXAMPLE);
     let mut known = HashMap::new();
     members
         .iter()
@@ -124,6 +121,12 @@ fn upstream<'a>(name: &str, field: &Field<'a>) -> (UpstreamSpec, Vec<Field<'a>>)
         upstream.servers.extend(field.value(|url| url.parse()).map(plain_server));
         return (upstream, vec![field.clone()]);
     }
+    if field.is_list() {
+        field.fault(
+            "expected the URL of a server or a mapping, found a list: the list stands under `servers:`",
+        );
+        return (upstream, Vec::new());
+    }
     let mut places = Vec::new();
     field.section(|section| {
         let list = section.take("servers");
@@ -172,6 +175,10 @@ fn servers<'a>(section: &Section<'a>, list: Option<Field<'a>>, kind: Kind) -> Ve
     let mut names = HashSet::new();
     let mut servers = Vec::new();
     for item in list.some_items(EXAMPLE_SERVER) {
+        if item.is_scalar() {
+            item.fault("expected a mapping: write `url:` before it, as `- url: http://127.0.0.1:8080`");
+            continue;
+        }
         let Some(server) = item.section(|section| server(section, kind)).flatten() else { continue };
         if !names.insert(server.name.clone()) {
             item.fault(format!(
