@@ -55,8 +55,15 @@ impl Unread {
 /// Reads a whole file of at most `bytes_max` bytes of UTF-8.
 pub(super) fn read_text(path: &Path, bytes_max: usize) -> Result<String, Unread> {
     let failed = |message: String| Unread { place: None, message };
-    if path.is_dir() {
-        return Err(failed("expected a file, found a folder".to_owned()));
+    // Looked at before it is opened: opening a pipe waits for a writer, who may never come.
+    if let Ok(it) = path.metadata() {
+        if !it.is_file() {
+            let found = if it.is_dir() { "a folder" } else { "a pipe, a socket or a device" };
+            return Err(failed(format!("expected a file, found {found}")));
+        }
+        if it.len() > u64::try_from(bytes_max).unwrap_or(u64::MAX) {
+            return Err(failed(too_long(bytes_max)));
+        }
     }
     let mut bytes = Vec::new();
     let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);

@@ -72,8 +72,7 @@ impl Gateway {
             AccessLog::None => Sink::Nowhere,
             AccessLog::File(path) => Sink::File(path.clone()),
         };
-        let log = Writer::open(&sink, metrics.log_lines_dropped.clone())
-            .map_err(|error| format!("cannot open the access log: {error}"))?;
+        let log = Writer::open(&sink, metrics.log_lines_dropped.clone())?;
         let ledger = match &settings.usage {
             None => Ledger::in_memory(),
             Some(path) => Ledger::open(path, clock.wall())?,

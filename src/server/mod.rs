@@ -1,6 +1,7 @@
 //! The process: listeners, services, signals, and the way out.
 
 mod certificates;
+mod daemon;
 mod door;
 mod drain;
 mod front;
@@ -83,6 +84,7 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
         (None, listen::check(&settings)?, pid_file)
     };
     let scratch = pid::scratch_of_a_daemon(&mut conf, pid_file.as_ref().filter(|_| !launch.upgrade));
+    daemon::check(&conf)?;
     if settings.keys.is_none() {
         log::warn!(
             "the gateway is open: no key is asked for (name `auth.keys` in the file, or set GATEWAY_KEY)"

@@ -66,7 +66,10 @@ impl Watch {
         if stamp(&self.file) != now {
             return None;
         }
-        self.read = Some(now);
+        // A file that could not be read as a whole, for want of descriptors say, is tried again.
+        if text.as_ref().err().is_none_or(|faults| faults.iter().any(|fault| fault.place.is_some())) {
+            self.read = Some(now);
+        }
         let digest = Some(digest(&text));
         let same = std::mem::replace(&mut self.digest, digest) == digest;
         (!same).then_some(text)
@@ -83,9 +86,30 @@ fn digest(text: &Text) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::config::read_keys_text;
+
+    static CANNOT_READ: AtomicBool = AtomicBool::new(false);
+
+    #[test]
+    fn a_file_that_could_not_be_read_is_tried_again_though_it_stays_the_same() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("keys.yaml");
+        fs::write(&file, "one").expect("the folder is ours");
+        // A folder cannot be read as a file.
+        let reader: fn(&Path) -> Text = |file| match CANNOT_READ.load(Ordering::Relaxed) {
+            true => read_keys_text(file.parent().expect("it has one")),
+            false => read_keys_text(file),
+        };
+        let mut watch = Watch::new(&file, reader, None);
+        let mut look = || watch.look().map(|text| text.unwrap_or_else(|_| "none".to_owned()));
+        CANNOT_READ.store(true, Ordering::Relaxed);
+        assert_eq!([look(), look(), look()], [None, Some("none".to_owned()), None], "and it is said once");
+        CANNOT_READ.store(false, Ordering::Relaxed);
+        assert_eq!([look(), look()], [Some("one".to_owned()), None]);
+    }
 
     #[test]
     fn a_text_is_given_once_it_has_come_to_rest() {

@@ -171,6 +171,10 @@ fn look(path: &Path, busy_wait_max: Duration) -> Result<Option<Connection>, Faul
     if path.is_dir() {
         return Err(Fault::Other("is a folder: name a file in it".to_owned()));
     }
+    // SQLite would wait for whoever writes into a pipe.
+    if path.metadata().is_ok_and(|it| !it.is_file()) {
+        return Err(Fault::Other("is a pipe, a socket or a device: name a file".to_owned()));
+    }
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection.busy_timeout(busy_wait_max)?;
     Ok(if is_new(&connection)? { None } else { Some(connection) })

@@ -44,5 +44,6 @@ mod reload;
 mod rollout;
 mod tls;
 mod http2;
+mod bad_days;
 mod docs;
 mod regression;
