@@ -10,7 +10,7 @@ use jsonschema::Validator;
 use pingora::server::configuration::ServerConf;
 use serde_json::{Map, Value, json};
 
-use super::{CONTRACT, folder, no_variables, yaml_files};
+use super::{CONTRACT, conf_files, folder, no_variables, yaml_files};
 
 fn schema() -> Value {
     serde_json::from_str(SCHEMA).unwrap()
@@ -270,7 +270,7 @@ fn yaml(text: &str) -> Option<Value> {
 #[test]
 fn every_file_in_conf_is_valid_and_names_its_schema() {
     let validator = validator();
-    for file in yaml_files("conf") {
+    for file in conf_files() {
         let text = std::fs::read_to_string(&file).unwrap();
         let faults =
             validator.iter_errors(&yaml(&text).unwrap()).map(|it| it.to_string()).collect::<Vec<_>>();

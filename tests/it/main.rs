@@ -39,6 +39,7 @@ mod page;
 mod upgrade;
 mod usage;
 mod config_cli;
+mod conf_files;
 mod living;
 mod reload;
 mod rollout;
