@@ -37,6 +37,52 @@ async fn every_curl_command_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_for_those_on_call_is_right() {
+    let page = page("docs/OPERATIONS.md");
+    let llama = llama::scripted().start().await;
+    let servers = format!("upstreams: {{local: {{servers: [{{url: {}, name: gpu1}}]}}}}", llama.url());
+    let gateway = gateway::before_urls(&[]).yaml(&servers).start().await;
+    let commands = commands(&page, "curl ");
+    assert!(commands.len() >= 6, "{commands:?}");
+    for command in commands {
+        passes(&gateway, &command.replace("localhost:9002", &gateway.admin_address().to_string())).await;
+    }
+    let scrape = gateway.scrape().await;
+    let section = |title: &str| {
+        let text = page.split(&format!("## {title}\n")).nth(1).expect("the section is there");
+        let rows = text.split("\n## ").next().unwrap_or_default().lines();
+        let cells = rows.filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        cells.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for metric in section("What to alert on") {
+        assert!(scrape.has_family(&metric), "{metric}");
+    }
+    let said = said();
+    for line in section("In the log") {
+        // This one is the system's own word.
+        assert!(said.contains(&line) || line == "Too many open files", "nothing says `{line}`");
+    }
+}
+
+/// All that the sources say, each text on one line.
+fn said() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut folders, mut said) = (vec![root], String::new());
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("it is readable") {
+            let path = entry.expect("it is readable").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                said += &std::fs::read_to_string(path).expect("sources are UTF-8");
+            }
+        }
+    }
+    let lines = said.split("\\\n").map(str::trim_start);
+    lines.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ten_people_get_keys() {
     let page = page("docs/SHARE.md");
     let folder = gateway::Folder::new("share");
