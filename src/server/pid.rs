@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use pingora::server::configuration::ServerConf;
 
+/// The number of a process has ten digits at most.
+const FILE_BYTES_MAX: u64 = 64;
+
 /// `server.pid_file`. Removed at the end, if it still names this process.
 #[derive(Debug, Clone)]
 pub(super) struct PidFile(PathBuf);
@@ -76,6 +79,10 @@ fn own() -> i32 {
 
 /// The process that a file names; `None`: there is no file.
 fn named(path: &Path) -> Result<Option<i32>, String> {
+    // A pipe would be waited for, and a device may never end.
+    if path.metadata().is_ok_and(|it| !it.is_file() || it.len() > FILE_BYTES_MAX) {
+        return Err(format!("`server.pid_file` {} is not the file of a process's number", path.display()));
+    }
     match std::fs::read_to_string(path) {
         Ok(text) => match text.trim().parse() {
             Ok(process) if process > 0 => Ok(Some(process)),
