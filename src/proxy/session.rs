@@ -336,7 +336,9 @@ impl CustomSession for Wrapper {
         let silence_max = self.get_write_timeout();
         if let Some(lane) = &mut self.lane {
             lane.push(HttpTask::Done);
-            return lane.drain(silence_max).await;
+            // A caller that left at the end is no error worth a line.
+            let _ = lane.drain(silence_max).await;
+            return Ok(());
         }
         while self.inner().has_pending_downstream_proxy_tasks() {
             self.inner_mut().write_downstream_proxy_tasks().await?;

@@ -86,6 +86,8 @@ fn named(path: &Path) -> Result<Option<i32>, String> {
     match std::fs::read_to_string(path) {
         Ok(text) => match text.trim().parse() {
             Ok(process) if process > 0 => Ok(Some(process)),
+            // What a full disk leaves of one.
+            _ if text.trim().is_empty() => Ok(None),
             _ => Err(format!("`server.pid_file` {} does not hold the number of a process", path.display())),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

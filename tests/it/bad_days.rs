@@ -160,7 +160,9 @@ async fn what_it_is_to_write_is_tried_first() {
             format!("server: {{daemon: true, pid_file: {}, error_log: {nowhere}}}", at("pid")),
             "`server.error_log`",
         ),
-        (format!("server: {{daemon: true, pid_file: {folder}}}"), "Is a directory"),
+        (format!("server: {{pid_file: {folder}}}"), "is not the file of a process's number"),
+        (format!("server: {{pid_file: {}}}", at("pipe")), "is not the file of a process's number"),
+        (format!("server: {{pid_file: {}}}", text.display()), "is not the file of a process's number"),
     ] {
         let said = cannot_start(gateway::before_urls(&["http://127.0.0.1:1"]).yaml(&yaml)).await;
         assert!(said.starts_with("ai-gateway: ") && said.contains(says), "{yaml}: {said}");
@@ -173,11 +175,20 @@ async fn the_pid_file_of_a_dead_process_stops_nobody() {
     let mut dead = Command::new("true").spawn().expect("there is true");
     dead.wait().expect("it ends");
     let folder = Folder::new("dead-pid");
-    let file = folder.file("pid", &dead.id().to_string());
     let llama = llama::scripted().start().await;
-    let yaml = format!("server: {{pid_file: {}}}", file.display());
-    let gateway = gateway::before(&llama).yaml(&yaml).start().await;
-    assert_eq!(gateway.chat("hi").await.status, 200);
+    // A process that lives and is no gateway has got the number of one; and a full disk left nothing of a number.
+    for (name, number) in [
+        ("dead", dead.id().to_string()),
+        ("other", std::os::unix::process::parent_id().to_string()),
+        ("none", String::new()),
+    ] {
+        let file = folder.file(name, &number);
+        let yaml = format!("server: {{pid_file: {}}}", file.display());
+        let gateway = gateway::before(&llama).yaml(&yaml).start().await;
+        assert_eq!(gateway.chat(name).await.status, 200);
+        let names = || fs::read_to_string(&file).unwrap_or_default().trim().to_owned();
+        eventually!(names() == gateway.id().to_string(), "{name}: {}", gateway.stderr());
+    }
 }
 
 /// Requests, each with a line, until so many lines have been dropped.
