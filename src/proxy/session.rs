@@ -337,8 +337,7 @@ impl CustomSession for Wrapper {
         if let Some(lane) = &mut self.lane {
             lane.push(HttpTask::Done);
             // A caller that left at the end is no error worth a line.
-            let _ = lane.drain(silence_max).await;
-            return Ok(());
+            return lane.drain(silence_max).await.or(Ok(()));
         }
         while self.inner().has_pending_downstream_proxy_tasks() {
             self.inner_mut().write_downstream_proxy_tasks().await?;

@@ -47,6 +47,7 @@ impl ShutdownSignalWatch for Signals {
         let mut terminate = listen(SignalKind::terminate());
         let mut interrupt = listen(SignalKind::interrupt());
         let mut quit = listen(SignalKind::quit());
+        self.handover.hears_signals();
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,

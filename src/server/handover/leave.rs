@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pingora::server::ListenFds;
+use tokio::sync::watch;
 
 use crate::proxy::{Current, Item, Testament};
 use crate::server::supervisor;
@@ -32,12 +33,19 @@ pub(crate) struct Handover {
     /// The successor, once it serves, and what it has been told.
     legacy: Mutex<Option<(Testament, Line)>>,
     done: AtomicBool,
+    /// Whether signals are heard: before, they would end the process.
+    pub(super) hears: watch::Sender<bool>,
 }
 
 impl Handover {
     pub(crate) fn new(current: Arc<Current>, socket: PathBuf, folder: PathBuf) -> Self {
-        let (sockets, legacy, done) = Default::default();
-        Self { current, socket, folder, sockets, legacy, done }
+        let (sockets, legacy, done, hears) = Default::default();
+        Self { current, socket, folder, sockets, legacy, done, hears }
+    }
+
+    /// Signals are heard from now on.
+    pub(crate) fn hears_signals(&self) {
+        self.hears.send_replace(true);
     }
 
     /// Whether a successor serves.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use async_trait::async_trait;
 use pingora::server::{ListenFds, ShutdownWatch};
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::proxy::{Current, Heir};
 use crate::server::listen::{self, Addresses};
@@ -103,6 +105,7 @@ impl ServiceWithDependents for Succession {
             None => None,
             Some(meeting) => {
                 let (current, addresses) = (Arc::clone(&self.current), self.addresses.clone());
+                let sockets = Arc::clone(&sockets);
                 let taken = spawn_blocking(move || take_over(meeting, &current, &addresses, &sockets)).await;
                 match taken.map_err(|error| error.to_string()).flatten() {
                     Ok(taken) => Some(taken),
@@ -113,6 +116,8 @@ impl ServiceWithDependents for Succession {
                 }
             }
         };
+        // Whoever finds it by its pid file may signal it.
+        let _ = self.handover.hears.subscribe().wait_for(|hears| *hears).await;
         let _ = self.scratch.take().map(std::fs::remove_file);
         if let Some(pid_file) = &self.pid_file
             && let Err(error) = pid_file.write()
@@ -122,6 +127,7 @@ impl ServiceWithDependents for Succession {
         ready.notify_ready();
         supervisor::serving();
         if let Some((line, heir)) = line {
+            self.listens(&sockets).await;
             let followed = std::thread::Builder::new().name("heir".to_owned());
             if let Err(error) = followed.spawn(move || follow(line, heir)) {
                 log::error!("what the process before leaves is lost: {error}");
@@ -136,6 +142,21 @@ impl ServiceWithDependents for Succession {
 
     fn threads(&self) -> Option<usize> {
         Some(1)
+    }
+}
+
+impl Succession {
+    /// Waits until the addresses that are new are listened on too; the others are, by the sockets that came.
+    async fn listens(&self, sockets: &ListenFds) {
+        let is_bound = |address: SocketAddr| sockets.lock().get(&address.to_string()).is_some();
+        let all_are_bound = async {
+            while !self.addresses.all().all(is_bound) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        if timeout(SILENCE_TIME_MAX, all_are_bound).await.is_err() {
+            log::error!("not every address of the file is listened on");
+        }
     }
 }
 
