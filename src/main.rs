@@ -44,6 +44,9 @@ enum Command {
         /// As the running process starts its successor.
         #[arg(long, hide = true, requires = "upgrade")]
         in_place: bool,
+        /// The successor itself, and not the process that starts it and ends.
+        #[arg(long, hide = true, requires = "in_place")]
+        orphan: bool,
     },
     /// Replace the running gateway by this binary without dropping a request.
     Upgrade {
@@ -81,7 +84,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         None => load(None).and_then(|loaded| run(loaded, None, Launch::default())),
-        Some(Command::Run { config, daemon, upgrade, in_place }) => load_to_run(&config)
+        Some(Command::Run { config, in_place: true, orphan: false, .. }) => start_orphan(&config),
+        Some(Command::Run { config, daemon, upgrade, in_place, .. }) => load_to_run(&config)
             .and_then(|(loaded, origin)| run(loaded, Some(origin), Launch { daemon, upgrade, in_place })),
         Some(Command::Upgrade { config }) => {
             load(Some(&config)).and_then(|loaded| cli::upgrade::run(&config, &loaded.settings))
@@ -124,6 +128,13 @@ fn load_to_run(file: &Path) -> Result<(Loaded, Origin), Failure> {
 
 fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(), Failure> {
     server::run(loaded, origin, launch).map_err(|reason| Failure::Failed(format!("ai-gateway: {reason}")))
+}
+
+/// Starts a successor that is nobody's child, and says which process it is.
+fn start_orphan(file: &Path) -> Result<(), Failure> {
+    let process = server::start_orphan(file)
+        .map_err(|error| Failure::Failed(format!("ai-gateway: cannot start a successor: {error}")))?;
+    print(&process.to_string())
 }
 
 fn check(file: &Path) -> Result<(), Failure> {

@@ -37,10 +37,7 @@ use super::lane::Lane;
 use super::refusal::Refusal;
 use super::timing::Timing;
 use super::turned::Cue;
-use super::wait::{late, late_error, poll_write, watch};
-
-/// What a caller may be behind those who follow its answer.
-const LAG_BYTES_MAX: usize = 4 << 20;
+use super::wait::{LAG_BYTES_MAX, catch_up, late, late_error, poll_write, watch};
 
 pub(super) type Slot = Arc<Seat>;
 
@@ -177,7 +174,8 @@ impl Wrapper {
                 written?;
             }
             Poll::Pending if self.lag_bytes > LAG_BYTES_MAX => {
-                return Error::e_explain(ErrorType::WriteTimedout, "the caller is too far behind");
+                catch_up(self.parts()).await?;
+                self.lag_bytes = 0;
             }
             Poll::Pending => {}
         }

@@ -3,15 +3,22 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use pingora::protocols::http::server::Session as HttpSession;
-use pingora::{ErrorType, Result};
-use tokio::time::Sleep;
+use pingora::{Error, ErrorType, Result};
+use tokio::time::{Sleep, timeout};
 
 use super::clock::Clock;
 use super::lane::Lane;
 use super::timing::{Late, Timing};
+
+/// What a caller may be behind those who follow its answer.
+pub(super) const LAG_BYTES_MAX: usize = 4 << 20;
+
+/// For how long it may be further behind.
+const CATCH_UP_TIME_MAX: Duration = Duration::from_millis(250);
 
 /// The type of the errors that a late answer raises, one a bound.
 pub(super) fn late_error(late: Late) -> ErrorType {
@@ -27,6 +34,15 @@ pub(super) fn poll_write(
     match lane {
         Some(lane) => lane.poll_write(cx),
         None => std::pin::pin!(inner.write_downstream_proxy_tasks()).poll(cx).map_ok(drop),
+    }
+}
+
+/// Waits until a caller that is further behind than it may be has all that is queued for it. One that reads has it at
+/// once; one that does not keeps its followers for so long, once.
+pub(super) async fn catch_up((inner, lane): (&mut HttpSession, &mut Option<Lane>)) -> Result<()> {
+    match timeout(CATCH_UP_TIME_MAX, poll_fn(|cx| poll_write(inner, lane, cx))).await {
+        Ok(written) => written,
+        Err(_) => Error::e_explain(ErrorType::WriteTimedout, "the caller is too far behind"),
     }
 }
 

@@ -45,6 +45,7 @@ use self::tick::Ticker;
 use self::tls::Listeners;
 use self::usage::Bookkeeper;
 
+pub use self::handover::orphan::start_orphan;
 pub use self::handover::request::{Upgraded, upgrade};
 pub use self::pid::running;
 pub use self::reload::Origin;

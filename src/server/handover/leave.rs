@@ -3,7 +3,6 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use crate::proxy::{Current, Item, Testament};
 use crate::server::supervisor;
 
 use super::line::{Line, Message, told};
+use super::orphan::Orphan;
 use super::{CONNECT_TIME_MAX, LOOK_EVERY, SILENCE_TIME_MAX};
 
 /// How often what has changed is told while the last requests finish.
@@ -108,30 +108,20 @@ impl Handover {
 
     /// Starts a successor and hands over to it; gives its process.
     fn replace_by(&self, binary: &Path, file: &Path) -> Result<i32, String> {
-        let mut command = Command::new(binary);
-        command.args(["run", "--upgrade", "--in-place", "--config"]).arg(file);
-        command.current_dir(&self.folder).stdin(Stdio::null());
-        let mut child =
-            command.spawn().map_err(|error| format!("cannot start {}: {error}", binary.display()))?;
-        log::info!("started {} as process {}, to take over", binary.display(), child.id());
-        let handed_over = self.hand_over_to(&mut child);
+        let successor = Orphan::start(binary, file, &self.folder)?;
+        log::info!("started {} as process {}, to take over", binary.display(), successor.process);
+        let handed_over = self.hand_over_to(&successor);
         if handed_over.is_err() {
             // It must not take over later on, when nobody waits for it.
-            let _ = child.kill();
-            let _ = child.wait();
+            successor.end();
         }
-        handed_over.map(|()| i32::try_from(child.id()).unwrap_or_default())
+        handed_over.map(|()| successor.process)
     }
 
-    fn hand_over_to(&self, child: &mut Child) -> Result<(), String> {
-        let child = Mutex::new(child);
-        let runs = || {
-            let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
-            match child.try_wait() {
-                Ok(None) => Ok(()),
-                Ok(Some(status)) => Err(format!("it ended at once, {status}; its log says why")),
-                Err(error) => Err(error.to_string()),
-            }
+    fn hand_over_to(&self, successor: &Orphan) -> Result<(), String> {
+        let runs = || match successor.has_ended() {
+            true => Err("it ended at once; its log says why".to_owned()),
+            false => Ok(()),
         };
         let mut line = self.connect(SILENCE_TIME_MAX, runs)?;
         match line.answer()? {

@@ -22,6 +22,7 @@
 
 mod leave;
 mod line;
+pub(crate) mod orphan;
 pub(crate) mod request;
 mod take;
 
