@@ -161,10 +161,8 @@ async fn a_certificate_is_a_key() {
         };
         assert!(refused, "a caller without a certificate that is vouched for");
     }
-    assert_eq!(
-        gateway.scrape().await.sum("ai_gateway_tls_handshake_failures_total", &[("reason", "failed")]),
-        2.0
-    );
+    let failures = "ai_gateway_tls_handshake_failures_total";
+    eventually!(gateway.scrape().await.sum(failures, &[("reason", "failed")]) == 2.0);
     assert_eq!(gateway.errors(), [""; 0]);
 
     // Another authority: from now on its certificates count.
