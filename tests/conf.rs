@@ -172,7 +172,7 @@ cors: {origins: ["https://chat.example.com"]}
 shared: {valkey: redis://host:6379, required: false}
 usage: {path: /var/lib/ai-gateway/usage.db}
 log: {access: logs/access.log, format: text, level: debug, prompts: true}
-telemetry: {otlp: http://collector:4317}
+telemetry: {otlp: http://collector:4317, sample: 0.5}
 server: {threads: 4, grace_period_seconds: 60, pre_stop: 5s, pid_file: "/run/a \"b\".pid", daemon: false}
 "#;
 
@@ -194,12 +194,7 @@ fn every_key_of_the_contract_is_known() {
         .collect();
     assert_eq!(
         idle,
-        [
-            "`shared.valkey` (line 64) is",
-            "`shared.required` (line 64) is",
-            "`log.prompts` (line 66) is",
-            "`telemetry.otlp` (line 67) is",
-        ]
+        ["`shared.valkey` (line 64) is", "`shared.required` (line 64) is", "`log.prompts` (line 66) is",]
     );
     let settings = loaded.settings;
     assert_eq!(settings.listen[0].address, "0.0.0.0:9001".parse().unwrap());

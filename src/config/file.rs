@@ -2,7 +2,7 @@
 
 use super::section::{Field, Section};
 use super::settings::{AnswerHeaders, Body, Cors, Settings};
-use super::{keys, limits, listen, models, process, upstreams, value};
+use super::{keys, limits, listen, models, process, telemetry, upstreams, value};
 use crate::cache::{CachePolicy, Scope};
 
 const BODY_BYTES_MAX: u64 = 32 << 20;
@@ -32,9 +32,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
             path.value(value::text).map(|text| path.resolve(text))
         });
         let log = file.section("log", process::log);
-        file.section("telemetry", |telemetry| {
-            telemetry.idle("otlp", "no traces are sent", |field| field.value(value::url(&["http", "https"])));
-        });
+        let telemetry = file.section("telemetry", telemetry::read);
         let server = file.section("server", process::server);
         let hosts = (root.source().environment)("GATEWAY_HOSTS_FILE").filter(|path| !path.is_empty());
         let cors = match cors {
@@ -60,6 +58,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
             answer_headers,
             usage,
             log,
+            telemetry,
             server,
             hosts: hosts.map(Into::into),
         }

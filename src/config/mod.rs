@@ -23,6 +23,7 @@ mod restart;
 mod section;
 mod settings;
 mod source;
+mod telemetry;
 mod tls;
 mod tree;
 mod upstreams;

@@ -11,6 +11,7 @@ use super::tls::Tls;
 use crate::auth::Key;
 use crate::cache::{Answers, CachePolicy};
 use crate::limit::{Allowance, Budget, Rate};
+use crate::observe::Collector;
 use crate::route::{ModelRule, Secret, UpstreamSpec};
 use crate::wire::RequestRules;
 
@@ -39,6 +40,8 @@ pub struct Settings {
     /// The file of what each key has used. `None`: in memory alone.
     pub usage: Option<PathBuf>,
     pub log: Log,
+    /// Where traces go. `None`: nowhere.
+    pub telemetry: Option<Collector>,
     pub server: Server,
     /// A file in the form of `/etc/hosts` that servers' names are looked for in first.
     pub hosts: Option<PathBuf>,

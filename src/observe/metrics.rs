@@ -71,6 +71,7 @@ pub struct Metrics {
     reloads: IntCounterVec,
     last_reload: Gauge,
     pub log_lines_dropped: IntCounter,
+    pub spans: IntCounterVec,
     tls: tls::Families,
     /// All requests, whatever became of them.
     pub total: IntCounter,
@@ -203,6 +204,11 @@ impl Metrics {
                 .float("config_last_reload_successful", "1 if the last reload was taken, of either file.")?,
             log_lines_dropped: table
                 .counter("log_lines_dropped_total", "Access log lines that could not be written in time.")?,
+            spans: table.counters(
+                "trace_spans_total",
+                "Spans of traces: sent to the collector, failed on the way, or dropped for want of room.",
+                &["result"],
+            )?,
             tls: tls::Families::new(&table)?,
             total: IntCounter::new("all", "Not exported: the sum for /stats.")?,
             models: RwLock::default(),

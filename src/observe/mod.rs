@@ -7,10 +7,12 @@ mod line;
 mod writer;
 mod hour;
 mod recent;
+mod trace;
 
 pub use hour::{Gauges, Hour, STEP, Step};
 pub use labels::{BreakerState, CacheOutcome, Ended, Labels, Phase, ServerState};
 pub use line::{Line, milliseconds};
 pub use metrics::{ANYBODY, Metrics, Totals, Unshaken};
 pub use recent::{Passed, Recent};
+pub use trace::{Attempt, Collector, Protocol, Times, Trace, Traces};
 pub use writer::{Sink, Writer};

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use pingora_proxy::Session;
 
+use crate::observe::Trace;
 use crate::wire;
 
 use super::context::Arrival;
@@ -13,12 +14,16 @@ use super::gateway::Gateway;
 /// A longer path is cut in logs; no path that leads anywhere is as long.
 const PATH_BYTES_MAX: usize = 256;
 
-/// Reads the head into `arrival`.
-pub(super) fn read(gateway: &Gateway, session: &Session, arrival: &mut Arrival) {
+/// Reads the head into `arrival`. Where traces are told, the request's own begins.
+pub(super) fn read(gateway: &Gateway, session: &Session, arrival: &mut Arrival) -> Option<Box<Trace>> {
     let head = session.req_header();
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     arrival.request_id = text("x-request-id").filter(|id| is_sane_id(id)).map_or_else(new_id, str::to_owned);
-    arrival.trace_id = text("traceparent").and_then(trace_id).map(str::to_owned);
+    let trace = gateway.traces.as_ref().map(|traces| traces.begin(text("traceparent"), text("tracestate")));
+    arrival.trace_id = match &trace {
+        Some(trace) => Some(trace.id()),
+        None => text("traceparent").and_then(trace_id).map(str::to_owned),
+    };
     arrival.method = head.method.clone();
     let path = head.uri.path();
     arrival.path = path[..path.floor_char_boundary(PATH_BYTES_MAX)].to_owned();
@@ -29,6 +34,7 @@ pub(super) fn read(gateway: &Gateway, session: &Session, arrival: &mut Arrival) 
             head.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
         arrival.client_ip = client_ip(peer.ip(), forwarded, &gateway.settings.trusted_proxies);
     }
+    trace.map(Box::new)
 }
 
 /// Printable, without what would break a log line or a header, and not endless.

@@ -11,7 +11,7 @@ use http::Method;
 
 use crate::cache::{Dialect, Flight, Form, Key, Landing, Leader, only};
 use crate::limit::{Level, Permit, Reservation, Subjects};
-use crate::observe::CacheOutcome;
+use crate::observe::{CacheOutcome, Trace};
 use crate::route::{Fingerprint, Lease, Prompt, Resolved, Server};
 use crate::wire::{BodyKind, Changes, Demand, Endpoint, Protocol, Work};
 
@@ -34,6 +34,8 @@ pub struct Context {
     /// Shared with the session wrapper.
     pub(super) cue: Arc<Cue>,
     pub(super) route: Route,
+    /// `None`: nobody is told of it.
+    pub(super) trace: Option<Box<Trace>>,
     /// The answer on its way, from its header on.
     pub(super) tap: Option<Tap>,
     /// The flight that it leads, until it lands.
@@ -286,6 +288,7 @@ impl Context {
             job: None,
             cue: Arc::new(Cue::new(begun)),
             route: Route::default(),
+            trace: None,
             tap: None,
             leads: None,
             flight: None,
@@ -361,6 +364,7 @@ impl Context {
             let held = self.gateway.clock.now().saturating_sub(self.route.leased_at);
             job.resolved.upstream.note_held(held);
         }
+        self.trace_try_ended(None);
         self.route.lease = None;
         drop(vacate(&self.guards.permit));
         self.guards.body = None;

@@ -20,6 +20,7 @@ use super::forward::CREDENTIALS;
 use super::gateway::{Gateway, TLS};
 use super::refusal::Refusal;
 use super::timing::Late;
+use super::trace::failed_of;
 use super::trust::is_distrust;
 use super::turned::UNRENDERED;
 use super::wait::late_error;
@@ -39,6 +40,7 @@ pub(super) fn connect_failed(gateway: &Gateway, ctx: &mut Context, error: &Error
             return true;
         }
     }
+    ctx.trace_try_ended(Some("connect"));
     blame(ctx, &error.to_string());
     if let (Some(lease), Some(job)) = (&ctx.route.lease, &ctx.job) {
         let server = lease.server();
@@ -107,6 +109,8 @@ pub(super) fn broke_off(
     reused: bool,
 ) -> bool {
     let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
+    let ended = ctx.told.complete || ctx.tap.as_ref().is_some_and(|tap| tap.is_whole());
+    ctx.trace_try_ended(Some(failed_of(error)).filter(|_| !ended));
     if let Some(late) = late(error) {
         // How long an answer takes in all is its caller's doing too.
         if late != Late::Total {
@@ -184,6 +188,7 @@ fn held_back(gateway: &Gateway, ctx: &mut Context, error: &Error, failure: Refus
 
 /// Takes in that an answer broke off after it had begun.
 pub(super) fn cut(ctx: &mut Context) {
+    ctx.trace_try_ended(Some("broken"));
     blame(ctx, "it broke off in the middle of an answer");
 }
 
@@ -197,7 +202,7 @@ fn died(ctx: &mut Context) {
 }
 
 /// The timeout that an error stands for, if it is one.
-fn late(error: &Error) -> Option<Late> {
+pub(super) fn late(error: &Error) -> Option<Late> {
     if *error.etype() == ErrorType::WriteTimedout && *error.esource() == ErrorSource::Upstream {
         return Some(Late::BetweenBytes);
     }

@@ -20,7 +20,7 @@ use super::context::{Context, InFlight, Job};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::refuser;
-use super::{failure, fallback, fault};
+use super::{failure, fallback, fault, trace};
 
 /// llama-server closes an idle connection after 5.01 s (measured, b11434) and says so in a header Pingora's pool does
 /// not read.
@@ -88,9 +88,11 @@ async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> R
     let began = gateway.clock.now();
     let (prompt, key) = (&job.prompt, key.as_ref());
     let errand = Errand { model, slot, prompt, key, tenant, priority, cost, tie, now: began };
+    let mut held = false;
     let lease = match upstream.enter(errand) {
         Ok(Entry::Lease(lease)) => Ok(Ok(lease)),
         Ok(Entry::Wait(wait)) => {
+            held = true;
             let _counted = InFlight::new(&gateway.metrics.queue_requests);
             queued(session, wait, upstream.spec.queue.wait_max).await
         }
@@ -98,6 +100,9 @@ async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> R
     };
     let now = gateway.clock.now();
     let waited = now.saturating_sub(began);
+    if held {
+        trace::waited(&mut ctx.trace, upstream, (began, now), &lease);
+    }
     ctx.route.queued += waited;
     let lease = lease?;
     gateway.metrics.queue_duration.observe(waited.as_secs_f64());
@@ -199,6 +204,7 @@ pub(super) async fn peer(
         ctx.route.tries += 1;
         ctx.route.tried.push(server.clone());
         ctx.route.addresses_failed = 0;
+        trace::tries(&mut ctx.trace, gateway.clock.now(), ctx.route.attempts, job, server);
     }
     ctx.route.address = address(gateway, server).await;
     let Some(address) = ctx.route.address else {
@@ -254,6 +260,13 @@ pub(super) fn request(
     for name in HEADERS_PASSED {
         for value in session.req_header().headers.get_all(*name) {
             made.append_header(*name, value.clone())?;
+        }
+    }
+    if let Some(trace) = &ctx.trace {
+        made.insert_header("traceparent", trace.traceparent())?;
+        match trace.tracestate() {
+            Some(state) => made.insert_header("tracestate", state)?,
+            None => drop(made.remove_header("tracestate")),
         }
     }
     made.insert_header(header::CONTENT_LENGTH, job.body.len())?;

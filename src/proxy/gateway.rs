@@ -13,7 +13,7 @@ use pingora::Error;
 use crate::cache::{Answers, Flights, Purges, Store};
 use crate::config::{AccessLog, KeySettings, LogFormat, ModelSettings, Settings};
 use crate::limit::{Allowance, Gate, Limit, ModelShare};
-use crate::observe::{ANYBODY, Hour, Labels, Metrics, Recent, Sink, Writer};
+use crate::observe::{ANYBODY, Hour, Labels, Metrics, Recent, Sink, Traces, Writer};
 use crate::route::{Felled, Fleet, ModelRule, Opening, Server, Sign, Turn, Upstream};
 use crate::store::Ledger;
 use crate::wire::RequestRules;
@@ -49,6 +49,8 @@ pub struct Gateway {
     pub(super) felled: Arc<Felled>,
     pub metrics: Arc<Metrics>,
     pub log: Arc<Writer>,
+    /// `None`: nobody is told.
+    pub traces: Option<Arc<Traces>>,
     pub hour: Arc<Hour>,
     pub recent: Arc<Recent>,
     pub clock: Clock,
@@ -88,6 +90,7 @@ impl Gateway {
             purges: Arc::default(),
             flights: Arc::default(),
             log: Arc::new(log),
+            traces: traces(&settings, None, &metrics),
             hour: Arc::default(),
             recent: Arc::default(),
             log_format: settings.log.format,
@@ -153,6 +156,7 @@ impl Gateway {
             felled: Arc::clone(&self.felled),
             metrics: Arc::clone(&self.metrics),
             log: Arc::clone(&self.log),
+            traces: traces(&settings, self.traces.as_ref(), &self.metrics).inspect(|traces| traces.start()),
             hour: Arc::clone(&self.hour),
             recent: Arc::clone(&self.recent),
             clock: self.clock,
@@ -342,6 +346,14 @@ fn labels(settings: &Settings, fleet: &Fleet) -> Labels {
             .map(|(model, fallback)| (model.to_owned(), fallback.to_owned()))
             .collect(),
     }
+}
+
+/// `before`: those of the file before, which go on where they go to the same collector.
+fn traces(settings: &Settings, before: Option<&Arc<Traces>>, metrics: &Metrics) -> Option<Arc<Traces>> {
+    let collector = settings.telemetry.as_ref()?;
+    let goes_on = before.filter(|traces| traces.collector == *collector);
+    let begun = || Arc::new(Traces::new(collector.clone(), metrics.spans.clone()));
+    Some(goes_on.map_or_else(begun, Arc::clone))
 }
 
 /// The memory of all bodies that are held at once, bounded by `body.total`.

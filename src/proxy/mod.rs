@@ -38,6 +38,7 @@ mod settle;
 mod side;
 mod tap;
 mod timing;
+mod trace;
 pub(crate) mod trust;
 mod turned;
 mod understood;
@@ -95,7 +96,7 @@ impl ProxyHttp for Proxy {
         downstream.set_write_timeout(Some(WRITE_TIME_MAX));
         // Pingora's own would be 60 s whatever the file says; ours comes first, and has an answer.
         downstream.set_read_timeout(Some(gateway.settings.body.idle + Duration::from_secs(1)));
-        arrival::read(&gateway, session, &mut ctx.arrival);
+        ctx.trace = arrival::read(&gateway, session, &mut ctx.arrival);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use super::context::Context;
 use super::cost;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
+use super::trace;
 
 /// nginx's status for a caller that left before its answer was whole.
 const CLIENT_CLOSED_REQUEST: u16 = 499;
@@ -165,6 +166,7 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
         let repeats_nothing = refusal.is_some_and(|refusal| !refusal.quotes_the_body());
         let message = no.as_ref().filter(|_| repeats_nothing).map(|no| no.message.as_str());
         gateway.recent.note(Passed::of(&line, message));
+        trace::tell(gateway, ctx, &line);
     }
     if !gateway.log.is_on() {
         return;

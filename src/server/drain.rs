@@ -89,6 +89,9 @@ impl BackgroundService for Drain {
         if let Err(error) = self.current.load().log.start() {
             log::error!("no access log: its thread did not start: {error}");
         }
+        if let Some(traces) = &self.current.load().traces {
+            traces.start();
+        }
         let mut terminate = listen(SignalKind::terminate());
         if shutdown.changed().await.is_err() {
             return;
@@ -149,6 +152,9 @@ impl Drain {
 /// What the process has in memory and others are to find. The requests that are counted have ended before.
 pub(super) fn leave_nothing_behind(gateway: &Gateway, pid_file: Option<&PidFile>) {
     gateway.log.flush(FLUSH_TIME_MAX);
+    if let Some(traces) = &gateway.traces {
+        traces.close(FLUSH_TIME_MAX);
+    }
     if let Err(why) = gateway.ledger.close(gateway.clock.wall()) {
         log::error!("what keys used of late is lost: {why}");
     }

@@ -80,6 +80,20 @@ impl Endpoint {
         self.protocol == Protocol::Llama || self.path.ends_with("/input_tokens")
     }
 
+    /// What it does, as OpenTelemetry's GenAI conventions name it (`gen_ai.operation.name`); where they have no name,
+    /// llama-server's.
+    pub fn operation(&self) -> &'static str {
+        let last = self.path.rsplit('/').next().unwrap_or(self.path);
+        match (self.protocol, last) {
+            (Protocol::Anthropic, "messages") | (Protocol::Responses, _) => "chat",
+            (_, "completions") if self.path.contains("chat") => "chat",
+            (_, "completions" | "completion" | "infill") => "text_completion",
+            (_, "embedding" | "embeddings") => "embeddings",
+            (_, "reranking") => "rerank",
+            _ => last,
+        }
+    }
+
     /// Whether a server works on it in one of its slots.
     pub fn takes_slot(&self) -> bool {
         self.work == Work::Generate || self.path.contains("embedding") || self.path.contains("rerank")

@@ -95,6 +95,9 @@ fn file(path: &[String], value: &Value) -> Value {
     if path.len() > 2 {
         fill(file.pointer_mut("/auth/keys/0"), &[("name", "a"), ("sha256", &hash)]);
     }
+    if path.first().is_some_and(|key| key == "telemetry") {
+        fill(file.pointer_mut("/telemetry"), &[("otlp", "http://a")]);
+    }
     fill(file.pointer_mut("/listen/0"), &[("address", "127.0.0.1:1")]);
     if path.last().is_some_and(|key| key == "burst") {
         let parent: String = path[..path.len() - 1].iter().map(|key| format!("/{key}")).collect();
@@ -181,7 +184,7 @@ fn comparable(file: &Value) -> String {
 
 /// What only the reader can know of these: whether a name is one of the file's, whether a file is there, what two keys
 /// say together.
-const KNOWS_MORE: [&str; 26] = [
+const KNOWS_MORE: [&str; 27] = [
     "admin.client_ca",
     "admin.listen",
     "admin.tls.cert",
@@ -206,6 +209,7 @@ const KNOWS_MORE: [&str; 26] = [
     "models.x.fallback",
     "models.x.fallback.0",
     "models.x.upstream",
+    "telemetry.ca",
     "upstreams.x.servers.0.ca",
     "upstreams.x.swap.longest_wait",
 ];

@@ -151,9 +151,9 @@ async fn with_a_file_the_file_is_what_counts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_yet_in_effect_is_warned_of() {
     let llama = llama::scripted().start().await;
-    let yaml = "telemetry: {otlp: http://127.0.0.1:4317}";
+    let yaml = "shared: {valkey: redis://127.0.0.1:6379}";
     let gateway = gateway::before(&llama).yaml(yaml).start().await;
-    eventually!(gateway.stderr().contains("telemetry"), "{}", gateway.stderr());
+    eventually!(gateway.stderr().contains("shared.valkey"), "{}", gateway.stderr());
     assert_eq!(gateway.chat("hi").await.status, 200);
 }
 

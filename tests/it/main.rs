@@ -16,6 +16,7 @@ mod auth;
 mod keys;
 mod limit;
 mod token;
+mod trace;
 mod budget;
 mod charge;
 mod cache;

@@ -11,6 +11,7 @@ pub(crate) mod gateway;
 pub(crate) mod client;
 pub(crate) mod tls;
 pub(crate) mod h2;
+pub(crate) mod collector;
 pub(crate) mod scrape;
 pub(crate) mod log;
 pub(crate) mod expect;

@@ -1,6 +1,6 @@
 //! Certificates that are made for a play, and callers over TLS.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,10 +9,12 @@ use rcgen::{
     SanType,
 };
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto, version};
+use tokio_rustls::rustls::{
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion, crypto, version,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::client::Caller;
 use super::gateway::Folder;
@@ -52,6 +54,11 @@ impl Authority {
         self.sign(&CertificateParams::new([NAME.to_owned()]).expect("a name"))
     }
 
+    /// A certificate for who is called by an address.
+    pub(crate) fn at(&self, address: IpAddr) -> Pair {
+        self.sign(&CertificateParams::new([address.to_string()]).expect("an address"))
+    }
+
     /// One that ended long ago.
     pub(crate) fn expired(&self) -> Pair {
         let mut params = CertificateParams::new([NAME.to_owned()]).expect("a name");
@@ -86,6 +93,19 @@ impl Pair {
     /// Its two files, and the `tls` that names them.
     pub(crate) fn write(&self, folder: &Folder) -> (PathBuf, PathBuf) {
         (folder.file("tls.crt", &self.cert), folder.private("tls.key", &self.key))
+    }
+
+    /// What a server shows.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        let key = PrivateKeyDer::try_from(self.key_der.clone()).expect("a key");
+        let mut config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider has them")
+            .with_no_client_auth()
+            .with_single_cert(vec![self.der.clone()], key)
+            .expect("they belong together");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
     }
 
     pub(crate) fn der(&self) -> &CertificateDer<'static> {
