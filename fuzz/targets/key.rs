@@ -11,7 +11,7 @@ use serde_json::Value;
 const ENDPOINT: &str = "/v1/chat/completions";
 
 /// The one place that knows what a question is made of.
-fn key(document: &Document) -> Key {
+fn key(document: &Document) -> Option<Key> {
     let stream = wire::wants_stream(&document.members).unwrap_or_default();
     Question {
         scope: None,

@@ -284,5 +284,5 @@ fn keep(
         headers: &keyed,
         body: &document.members,
     };
-    Some(Keep { key: question.key(), form, made: form, dialect, fingerprint })
+    Some(Keep { key: question.key()?, form, made: form, dialect, fingerprint })
 }
