@@ -58,6 +58,23 @@ fn bytes_are_bounded_whatever_comes() {
     assert!(store.look_up(&numbered(4999), Duration::ZERO, None).is_none());
 }
 
+/// TinyUFO finds what has the same 64 bits: as if the second key had those of the first.
+#[test]
+fn another_key_with_the_same_64_bits_finds_nothing() {
+    let store = store(64, 1 << 20);
+    keep(&store, numbered(1), 10, Duration::ZERO);
+    let plot = store.plot.load();
+    let garden = plot.garden.as_ref().expect("it keeps something");
+    let husk = garden.get(&numbered(1)).expect("it was just kept");
+    garden.force_put(numbered(2), husk, 1);
+    assert!(garden.get(&numbered(2)).is_some_and(|husk| husk.entry.load().is_some()));
+    assert_eq!(found(&store, 1..3, Duration::ZERO), 1);
+    // What is kept for the one takes the place of the other's, and the books still add up.
+    keep(&store, numbered(2), 20, Duration::ZERO);
+    assert_eq!((found(&store, 1..2, Duration::ZERO), found(&store, 2..3, Duration::ZERO)), (0, 1));
+    assert_eq!(store.holding().entries, 1);
+}
+
 #[test]
 fn a_store_without_room_keeps_nothing() {
     assert!(!Store::new(CachePolicy { size_bytes_max: 0, ..CachePolicy::default() }).keeps());
