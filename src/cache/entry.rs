@@ -132,7 +132,7 @@ impl Recording {
 
     /// The answer in one piece: copied once, so that it does not hold on to the larger buffers that its chunks were
     /// cut from.
-    pub fn into_body(self) -> Bytes {
+    pub fn body(&self) -> Bytes {
         Bytes::from(self.chunks.concat())
     }
 }

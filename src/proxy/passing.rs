@@ -49,8 +49,10 @@ pub(super) fn pass(
         *body = Some(rest);
     }
     let took = gateway.clock.now().saturating_sub(ctx.arrival.begun);
-    let ended = ctx.tap.as_mut().filter(|tap| !tap.is_whole()).map(|tap| tap.end(took));
+    let told = ctx.tap.as_ref().is_some_and(Tap::is_whole);
+    let ended = ctx.tap.as_mut().map(|tap| tap.end(took));
     match ended {
+        Some(ended) if told => keep(gateway, ctx, ended),
         Some(End::Cut) => return failure::cut(ctx, body),
         Some(End::Failed) if gathers => return failure::failed(ctx),
         Some(End::Failed) => ctx.told.failed = true,

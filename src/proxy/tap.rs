@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::cache::{Answer, Form, Head, Key, Recording, Worth};
-use crate::wire::{BodyKind, Unasked, Usage, Watch, error_event};
+use crate::wire::{BodyKind, Protocol, Unasked, Usage, Watch, error_event};
 
 use super::context::{Job, Keep};
 
@@ -32,8 +32,12 @@ pub(super) struct Tap {
     framed: bool,
     /// Whether its protocol has an end mark for streams. Transcriptions have none.
     marked: bool,
+    /// It has as many end marks as answers: only the end of the whole says that there are no more.
+    several: bool,
     /// The end mark has passed.
     whole: bool,
+    /// What had been recorded then, in bytes.
+    recorded: usize,
     /// It is a stream that a plain answer is made of.
     gathers: bool,
     /// All of that.
@@ -130,6 +134,7 @@ impl Tap {
         let recorded = gathers || keep.is_some() || matches!(kind, Kind::Json(_));
         let recording = recorded.then(Recording::default);
         let marked = job.endpoint.body == BodyKind::Json;
+        let several = job.endpoint.protocol == Protocol::Llama && job.demand.answers > 1;
         let unasked = (job.unasked && matches!(kind, Kind::Stream(_))).then(Unasked::default);
         Self {
             kind,
@@ -139,7 +144,9 @@ impl Tap {
             content_type,
             framed,
             marked,
+            several,
             whole: false,
+            recorded: 0,
             gathers,
             gathered: None,
             unasked,
@@ -162,10 +169,12 @@ impl Tap {
         }
         self.record(chunk, room);
         let Kind::Stream(watch) = &mut self.kind else { return None };
-        let ends = watch.ended() && watch.cut().is_empty() && !self.whole;
+        let ends = watch.ended() && watch.cut().is_empty() && !self.whole && !self.several;
         ends.then(|| {
             self.whole = true;
-            let body = self.recording.take().map(Recording::into_body);
+            // What may follow the mark is recorded too.
+            let body = self.recording.as_ref().map(Recording::body);
+            self.recorded = self.recording.as_ref().map_or(0, Recording::bytes);
             self.gathered = body.clone().filter(|_| self.gathers);
             self.kept(body, took)
         })
@@ -220,9 +229,16 @@ impl Tap {
         }
     }
 
-    /// Takes in that the server sent its last byte, and how long the whole took. Not asked of a stream that is whole.
+    /// Takes in that the server sent its last byte, and how long the whole took. Of a stream whose end mark has passed,
+    /// what it says is whether more is to be kept than was.
     pub(super) fn end(&mut self, took: Duration) -> End {
-        let body = self.recording.take().map(Recording::into_body);
+        let recording = self.recording.take();
+        if self.whole {
+            let failed = matches!(&self.kind, Kind::Stream(watch) if watch.failed());
+            let more = recording.filter(|more| more.bytes() > self.recorded && !self.gathers && !failed);
+            return more.map_or(End::Whole, |recording| self.kept(Some(recording.body()), took));
+        }
+        let body = recording.as_ref().map(Recording::body);
         self.gathered = body.clone().filter(|_| self.gathers);
         let good = match (&mut self.kind, &body) {
             (Kind::Stream(watch), _) if watch.failed() => return End::Failed,
@@ -283,3 +299,6 @@ impl Tap {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

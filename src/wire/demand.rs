@@ -35,6 +35,8 @@ pub struct Demand {
     pub estimate: u64,
     /// How many prompts there are.
     pub prompts: u64,
+    /// How many answers: all choices of all prompts.
+    pub answers: u64,
 }
 
 /// How the size of the prompt can be known.
@@ -87,14 +89,15 @@ pub fn demand(endpoint: &Endpoint, body: &Map<String, Value>, counts: bool) -> D
         _ => return Demand::default(),
     };
     let prompt = if counts { prompt } else { Prompt::Unknown };
+    let choices = ["n", "n_cmpl"].iter().filter_map(|name| count(body.get(*name)?)).max();
+    let answers = choices.unwrap_or(1).max(1).saturating_mul(prompts);
     let completion_tokens = if generates {
         let bound = COMPLETION_MAX.iter().filter_map(|name| count(body.get(*name)?)).max();
-        let choices = ["n", "n_cmpl"].iter().filter_map(|name| count(body.get(*name)?)).max();
-        bound.unwrap_or(COMPLETION_TOKENS).saturating_mul(choices.unwrap_or(1).max(1)).saturating_mul(prompts)
+        bound.unwrap_or(COMPLETION_TOKENS).saturating_mul(answers)
     } else {
         0
     };
-    Demand { completion_tokens, estimate: body.values().map(estimate).sum(), prompt, prompts }
+    Demand { completion_tokens, estimate: body.values().map(estimate).sum(), prompt, prompts, answers }
 }
 
 /// A number of tokens; negative ones mean no bound.
@@ -185,6 +188,8 @@ mod tests {
         assert_eq!(asked("/v1/completions", r#"{"prompt":["a","b"],"max_tokens":5}"#).completion_tokens, 10);
         assert_eq!(asked("/completion", r#"{"prompt":[1,2,"x"],"n_predict":5}"#).completion_tokens, 5);
         assert_eq!(asked("/v1/embeddings", r#"{"input":"x"}"#).completion_tokens, 0);
+        assert_eq!(asked("/completion", r#"{"prompt":["a",[1,2]],"n_cmpl":3}"#).answers, 6);
+        assert_eq!(asked("/completion", r#"{"prompt":[1,2,"x"]}"#).answers, 1);
     }
 
     #[test]

@@ -112,6 +112,55 @@ async fn a_large_answer_is_rendered_as_well() {
     assert_eq!((plain.cache(), said.as_str().map(str::len)), ("hit", Some(400_001)));
 }
 
+/// Two answers in one stream of llama.cpp's own.
+fn answers_of_a_list() -> [&'static str; 4] {
+    [
+        "data: {\"index\":0,\"content\":\"one\",\"stop\":false}\n\n",
+        "data: {\"index\":0,\"content\":\"\",\"stop\":true}\n\n",
+        "data: {\"index\":1,\"content\":\"two\",\"stop\":false}\n\n",
+        "data: {\"index\":1,\"content\":\"\",\"stop\":true}\n\n",
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_answers_in_one_stream_are_kept_all() {
+    for several in [json!({"prompt": ["a", "b"]}), json!({"prompt": "a", "n_cmpl": 2})] {
+        let llama = scripted().events(answers_of_a_list()).start().await;
+        let gateway = gateway::before(&llama).start().await;
+        let stream = || {
+            let mut body = several.clone();
+            body["stream"] = json!(true);
+            post("/completion").json(&body)
+        };
+        for cache in ["miss", "hit"] {
+            let answer = gateway.send(stream()).await;
+            assert_eq!((answer.cache(), answer.text()), (cache, answers_of_a_list().concat()), "{several}");
+        }
+        llama.becomes(scripted().answers("[{},{}]"));
+        let plain = gateway.send(post("/completion").json(&several)).await;
+        assert_eq!((plain.cache(), plain.text()), ("miss", "[{},{}]".to_owned()), "no form of one of them");
+        // The first is whole, the second is not.
+        let llama = scripted().events(answers_of_a_list()).dies_after(3).start().await;
+        let gateway = gateway::before(&llama).start().await;
+        assert!(gateway.send(stream()).await.text().contains("upstream_error"));
+        assert_eq!(gateway.stats().await["cache_entries"], 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_an_end_mark_is_kept_with_it_in_whatever_pieces() {
+    let (end, more) = ("data: {\"choices\":[]}\n\ndata: [DONE]\n\n", ": bye\n\n");
+    for events in [[end, more], [end, ": b"], [": hi\n\n", "data: [DONE]\n\n: bye\n\n"]] {
+        let llama = scripted().events(events).start().await;
+        let gateway = gateway::before(&llama).start().await;
+        for cache in ["miss", "hit"] {
+            let answer = gateway.send(chat_stream("hi")).await;
+            assert_eq!((answer.cache(), answer.text()), (cache, events.concat()));
+        }
+        assert_eq!(gateway.stats().await["cache_entries"], 1);
+    }
+}
+
 /// A stream that says something of which a plain answer knows nothing, and the other way round.
 fn unknown_shapes() -> (Value, [&'static str; 2]) {
     let plain = json!({"object": "chat.completion", "choices": "none that one knows"});

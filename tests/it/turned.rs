@@ -64,9 +64,12 @@ async fn a_plain_answer_made_as_a_stream_is_the_same_answer() {
 async fn streams_and_what_generates_nothing_pass_as_they_came() {
     let llama = scripted().start().await;
     let gateway = always(&llama).start().await;
-    for (path, body) in
-        [("/completion", r#"{ "stream" : true }"#), ("/v1/embeddings", r#"{ "input" : "x" }"#)]
-    {
+    for (path, body) in [
+        ("/completion", r#"{ "stream" : true }"#),
+        // Two answers, which no stream tells as one.
+        ("/completion", r#"{ "prompt" : "x", "n_cmpl" : 2 }"#),
+        ("/v1/embeddings", r#"{ "input" : "x" }"#),
+    ] {
         assert_eq!(gateway.send(post(path).body(body)).await.status, 200);
         assert_eq!(llama.last().text(), body, "byte for byte");
     }
