@@ -5,7 +5,7 @@ use serde_json::json;
 use super::stream::protocols;
 use crate::support::client::{Request, post};
 use crate::support::expect::auth;
-use crate::support::gateway::{self, chat, chat_stream};
+use crate::support::gateway::{self, Gateway, chat, chat_stream};
 use crate::support::llama::{self, Script};
 
 fn completion(body: &str) -> Request {
@@ -30,6 +30,67 @@ async fn a_plain_answer_is_replayed_byte_for_byte() {
         assert!(again.header("cache-status").is_some_and(|it| it.contains("hit")), "{again:?}");
     }
     assert_eq!(llama.requests(), 5, "each path has answers of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_computed_is_kept_at_every_endpoint() {
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::before(&llama).yaml("cache: {answers: deterministic}").start().await;
+    let mut caller = gateway.caller().await;
+    let paths = [
+        "/v1/embeddings",
+        "/embedding",
+        "/v1/rerank",
+        "/rerank",
+        "/tokenize",
+        "/detokenize",
+        "/apply-template",
+        "/v1/messages/count_tokens",
+        "/v1/chat/completions/input_tokens",
+    ];
+    for path in paths {
+        let asked = post(path).json(&json!({"input": "a", "content": "a", "query": "a", "documents": ["b"],
+            "tokens": [1], "messages": [{"role": "user", "content": "a"}]}));
+        let first = caller.send(asked.clone()).await;
+        let again = caller.send(asked).await;
+        assert_eq!((first.status, first.cache(), again.cache()), (200, "miss", "hit"), "{path}");
+        assert_eq!(again.body, first.body, "{path}");
+    }
+}
+
+/// Whether an answer to this is kept.
+async fn keeps(gateway: &Gateway, asked: &Request) -> bool {
+    gateway.send(asked.clone()).await;
+    gateway.send(asked.clone()).await.cache() == "hit"
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_a_model_and_a_key_say_what_is_kept_and_the_narrowest_counts() {
+    let cases = [
+        // Of the file, the model and the key: what is random, what has a seed, what is computed.
+        (["all", "all", "all"], [true, true, true]),
+        (["deterministic", "all", "all"], [false, true, true]),
+        (["all", "deterministic", "all"], [false, true, true]),
+        (["all", "all", "deterministic"], [false, true, true]),
+        (["none", "all", "deterministic"], [false, false, false]),
+        (["all", "none", "all"], [false, false, false]),
+        (["deterministic", "all", "none"], [false, false, false]),
+    ];
+    for ([file, model, key], kept) in cases {
+        let llama = llama::scripted().start().await;
+        let keys = auth(&[("alice", "sk-alice", &format!("cache: {key}"))]);
+        let yaml =
+            format!("models: {{tiny: {{upstream: local, cache: {model}}}}}\ncache: {{answers: {file}}}\n");
+        let gateway = gateway::before(&llama).yaml(&(keys + &yaml)).start().await;
+        let asked = [
+            post("/v1/completions").body(r#"{"prompt":"a"}"#),
+            post("/v1/completions").body(r#"{"prompt":"a","seed":7}"#),
+            post("/v1/embeddings").body(r#"{"input":"a"}"#),
+        ];
+        for (asked, kept) in asked.into_iter().zip(kept) {
+            assert_eq!(keeps(&gateway, &asked.key("sk-alice")).await, kept, "{file}, {model}, {key}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,6 +189,23 @@ async fn whatever_can_change_the_answer_changes_the_key() {
     assert_eq!(llama.requests(), different.len());
     let elsewhere = post("/completion").body(different[0]);
     assert_eq!(caller.send(elsewhere).await.cache(), "miss", "another endpoint");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_nobody_holds_pass_and_share_nothing() {
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::before(&llama).start().await;
+    let numbers = ["1152921504606846976.0", "1152921504606847000", "1152921504606847001"];
+    for number in numbers {
+        let body = format!(r#"{{"prompt":"a","seed":{number}}}"#);
+        assert_eq!(gateway.send(completion(&body)).await.cache(), "miss", "{number}");
+    }
+    for number in ["18446744073709551616", "18446744073709551617", "-9223372036854775809", "1e300"] {
+        let body = format!(r#"{{"prompt":"a","seed":{number}}}"#);
+        let answer = gateway.send(completion(&body)).await;
+        assert_eq!((answer.status, answer.cache()), (200, "bypass"), "{number}");
+        assert_eq!(llama.last().text(), body);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
