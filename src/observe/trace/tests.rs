@@ -1,3 +1,5 @@
+//! A trace as it is begun, gone on with and told.
+
 use super::*;
 use crate::observe::families::Table;
 
