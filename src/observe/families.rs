@@ -1,67 +1,265 @@
-//! Families of metrics, made and registered in one step.
+//! Families of metrics: what one is called and tells, and its series.
+//!
+//! The vectors of `prometheus` find a series by a hash over its labels that has no boundary between them: key `a` with
+//! model `b1` and key `ab` with model `1` would be one series. So a [`Family`] has series of its own, each found by
+//! its labels as they are. It has a bound too: what is beyond is counted together, where each label is `other`.
 
-use prometheus::{
-    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    Opts, Registry,
-};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// OpenTelemetry's GenAI buckets for durations (10 ms to 82 s), extended down to 1 ms and up to 20 minutes; seconds.
-pub(super) const SECONDS: &[f64] = &[
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
-    163.84, 327.68, 655.36, 1200.0,
-];
+use prometheus::core::{Collector, Desc, Metric};
+use prometheus::proto::{MetricFamily, MetricType};
+use prometheus::{Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry};
 
-/// Makes families and registers them.
-pub(super) struct Table<'a>(pub(super) &'a Registry);
+/// The label of what is not named anywhere, and of what is too much.
+pub(super) const OTHER: &str = "other";
 
-impl Table<'_> {
-    pub(super) fn counters(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> prometheus::Result<IntCounterVec> {
-        let family = IntCounterVec::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
+/// Stands between the labels of a series: a control character, which no name has.
+const BOUNDARY: char = '\u{1f}';
+
+/// What a family is: a row of the table in `metrics.rs`, and of docs/METRICS.md.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// Without `ai_gateway_`.
+    pub(super) name: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) labels: &'static [Label],
+    pub(super) help: &'static str,
+    /// What to look at it for.
+    pub(super) use_for: &'static str,
+    /// The upper ends of a histogram's buckets.
+    pub(super) buckets: &'static [f64],
+}
+
+/// A label, and what it may be.
+#[derive(Debug, PartialEq)]
+pub(super) struct Label {
+    pub(super) name: &'static str,
+    pub(super) values: Values,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Values {
+    /// These and no others.
+    These(&'static [&'static str]),
+    /// Told in words.
+    Told(&'static str),
+}
+
+/// What a row of the table becomes: a metric without labels, or a [`Family`].
+pub(super) trait Made: Sized {
+    const KIND: &'static str;
+
+    fn made(row: &'static Row, registry: &Registry) -> prometheus::Result<Self>;
+}
+
+/// One series.
+pub(super) trait Series: Collector + Metric + Clone + 'static {
+    const KIND: &'static str;
+    const TYPE: MetricType;
+    /// A histogram is a line for each of its buckets.
+    const SERIES_MAX: usize = 20_000;
+
+    fn series(row: &Row, opts: Opts) -> prometheus::Result<Self>;
+}
+
+impl Series for IntCounter {
+    const KIND: &'static str = "counter";
+    const TYPE: MetricType = MetricType::COUNTER;
+
+    fn series(_: &Row, opts: Opts) -> prometheus::Result<Self> {
+        Self::with_opts(opts)
+    }
+}
+
+impl Series for Counter {
+    const KIND: &'static str = "counter";
+    const TYPE: MetricType = MetricType::COUNTER;
+
+    fn series(_: &Row, opts: Opts) -> prometheus::Result<Self> {
+        Self::with_opts(opts)
+    }
+}
+
+impl Series for IntGauge {
+    const KIND: &'static str = "gauge";
+    const TYPE: MetricType = MetricType::GAUGE;
+
+    fn series(_: &Row, opts: Opts) -> prometheus::Result<Self> {
+        Self::with_opts(opts)
+    }
+}
+
+impl Series for Gauge {
+    const KIND: &'static str = "gauge";
+    const TYPE: MetricType = MetricType::GAUGE;
+
+    fn series(_: &Row, opts: Opts) -> prometheus::Result<Self> {
+        Self::with_opts(opts)
+    }
+}
+
+impl Series for Histogram {
+    const KIND: &'static str = "histogram";
+    const TYPE: MetricType = MetricType::HISTOGRAM;
+    const SERIES_MAX: usize = 2000;
+
+    fn series(row: &Row, opts: Opts) -> prometheus::Result<Self> {
+        Self::with_opts(HistogramOpts { common_opts: opts, buckets: row.buckets.to_vec() })
+    }
+}
+
+impl<S: Series> Made for S {
+    const KIND: &'static str = S::KIND;
+
+    fn made(row: &'static Row, registry: &Registry) -> prometheus::Result<Self> {
+        let series = S::series(row, Opts::new(row.name, row.help))?;
+        registry.register(Box::new(series.clone())).map(|()| series)
+    }
+}
+
+/// All series of a name, by their labels.
+#[derive(Debug, Clone)]
+pub(super) struct Family<S> {
+    row: &'static Row,
+    desc: Desc,
+    series: Arc<RwLock<HashMap<Box<str>, S>>>,
+}
+
+impl<S: Series> Made for Family<S> {
+    const KIND: &'static str = S::KIND;
+
+    fn made(row: &'static Row, registry: &Registry) -> prometheus::Result<Self> {
+        let labels = row.labels.iter().map(|label| label.name.to_owned()).collect();
+        let desc = Desc::new(row.name.to_owned(), row.help.to_owned(), labels, HashMap::new())?;
+        let family = Self { row, desc, series: Arc::default() };
+        registry.register(Box::new(family.clone())).map(|()| family)
+    }
+}
+
+impl<S: Series> Family<S> {
+    /// The series with these labels, in the order of the table; from now on it is there.
+    pub(super) fn with(&self, labels: &[&str]) -> S {
+        debug_assert_eq!(labels.len(), self.row.labels.len(), "{}", self.row.name);
+        let key = key(labels);
+        if let Some(series) = self.read().get(key.as_str()) {
+            return series.clone();
+        }
+        let mut all = self.write();
+        if all.len() >= S::SERIES_MAX && !all.contains_key(key.as_str()) {
+            let others = vec![OTHER; labels.len()];
+            return self.in_its_place(&mut all, &others, self::key(&others));
+        }
+        self.in_its_place(&mut all, labels, key)
     }
 
-    pub(super) fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
-        let family = IntCounter::new(name, help)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
+    fn in_its_place(&self, all: &mut HashMap<Box<str>, S>, labels: &[&str], key: String) -> S {
+        let made = || {
+            let names = self.row.labels.iter().map(|label| label.name.to_owned());
+            let labels = names.zip(labels.iter().map(|label| (*label).to_owned())).collect();
+            let opts = Opts::new(self.row.name, self.row.help).const_labels(labels);
+            S::series(self.row, opts).expect("the table's names are good: a test makes each")
+        };
+        all.entry(key.into()).or_insert_with(made).clone()
     }
 
-    pub(super) fn seconds(&self, name: &str, help: &str) -> prometheus::Result<Counter> {
-        let family = Counter::new(name, help)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
+    /// Takes out the series whose labels are not wanted any more.
+    pub(super) fn retain(&self, mut wanted: impl FnMut(&[&str]) -> bool) {
+        self.write().retain(|key, _| wanted(&split(key)));
     }
 
-    pub(super) fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
-        let family = IntGauge::new(name, help)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
+    /// Goes through all of them.
+    pub(super) fn each(&self, mut look: impl FnMut(&[&str], &S)) {
+        self.read().iter().for_each(|(key, series)| look(&split(key), series));
     }
 
-    pub(super) fn float(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
-        let family = Gauge::new(name, help)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<Box<str>, S>> {
+        self.series.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn floats(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
-        let family = GaugeVec::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Box<str>, S>> {
+        self.series.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Series> Collector for Family<S> {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
     }
 
-    pub(super) fn histogram(&self, name: &str, help: &str) -> prometheus::Result<Histogram> {
-        let family = Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut family = MetricFamily::default();
+        family.set_name(self.row.name.to_owned());
+        family.set_help(self.row.help.to_owned());
+        family.set_field_type(S::TYPE);
+        family.set_metric(self.read().values().map(Metric::metric).collect());
+        vec![family]
+    }
+}
+
+fn key(labels: &[&str]) -> String {
+    let mut key = String::with_capacity(labels.iter().map(|label| label.len() + 1).sum());
+    for (at, label) in labels.iter().enumerate() {
+        if at > 0 {
+            key.push(BOUNDARY);
+        }
+        key.push_str(label);
+    }
+    key
+}
+
+fn split(key: &str) -> Vec<&str> {
+    key.split(BOUNDARY).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static ROW: Row = Row {
+        name: "tried_total",
+        kind: "counter",
+        labels: &[
+            Label { name: "one", values: Values::These(&[]) },
+            Label { name: "two", values: Values::These(&[]) },
+        ],
+        help: "Of the test.",
+        use_for: "",
+        buckets: &[],
+    };
+
+    fn family() -> Family<IntCounter> {
+        Family::made(&ROW, &Registry::new()).expect("a good row")
     }
 
-    pub(super) fn histograms(
-        &self,
-        name: &str,
-        help: &str,
-        labels: &[&str],
-    ) -> prometheus::Result<HistogramVec> {
-        let family = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?;
-        self.0.register(Box::new(family.clone())).map(|()| family)
+    #[test]
+    fn labels_that_run_together_are_two_series() {
+        let family = family();
+        family.with(&["a", "b1"]).inc();
+        family.with(&["ab", "1"]).inc_by(5);
+        assert_eq!((family.with(&["a", "b1"]).get(), family.with(&["ab", "1"]).get()), (1, 5));
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted_together() {
+        let family = family();
+        for number in 0..IntCounter::SERIES_MAX + 10 {
+            family.with(&["key", &number.to_string()]).inc();
+        }
+        assert_eq!(family.with(&[OTHER, OTHER]).get(), 10);
+        family.with(&["key", "7"]).inc();
+        assert_eq!(family.with(&["key", "7"]).get(), 2, "what was there before goes on");
+    }
+
+    #[test]
+    fn some_are_taken_out() {
+        let family = family();
+        for two in ["1", "2"] {
+            family.with(&["a", two]).inc();
+        }
+        family.retain(|labels| labels == ["a", "2"]);
+        let mut left = Vec::new();
+        family.each(|labels, series| left.push((labels.join(" "), series.get())));
+        assert_eq!(left, [("a 2".to_owned(), 1)]);
     }
 }

@@ -36,6 +36,7 @@ pub enum Phase {
 }
 
 impl Phase {
+    #[cfg(test)]
     pub(super) const ALL: [Self; 3] = [Self::Waiting, Self::Answering, Self::Sending];
 
     pub(super) fn name(self) -> &'static str {
@@ -43,6 +44,27 @@ impl Phase {
             Self::Waiting => "waiting",
             Self::Answering => "answering",
             Self::Sending => "sending",
+        }
+    }
+}
+
+/// Why a connection did not get past its handshake.
+#[derive(Debug, Clone, Copy)]
+pub enum Unshaken {
+    /// One side refused the other: no TLS, no certificate, none that is trusted.
+    Failed,
+    /// It took too long.
+    Late,
+}
+
+impl Unshaken {
+    #[cfg(test)]
+    pub(super) const ALL: [Self; 2] = [Self::Failed, Self::Late];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Late => "late",
         }
     }
 }
@@ -98,6 +120,10 @@ pub struct Ended<'a> {
     pub cache: CacheOutcome,
     pub duration: Duration,
     pub first_token: Option<Duration>,
+    /// Whether the answer came as it was made.
+    pub stream: bool,
+    /// What its server says that it took after the first token.
+    pub generation: Option<Duration>,
     pub prompt_tokens: Option<u64>,
     pub completion_tokens: Option<u64>,
     pub cached_prompt_tokens: Option<u64>,

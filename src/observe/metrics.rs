@@ -1,340 +1,251 @@
-//! Every metric, in one table: its name, labels and help.
+//! Every metric, in one table: its name, labels, help, and what to look at it for.
 //!
-//! All families are there from the start, with their known labels at 0. Labels are bounded: a model or key that
-//! neither the file nor a server names is `other`.
+//! The table is all there is to a family: it makes the field, the line that Prometheus reads and the row of
+//! docs/METRICS.md. All families are there from the start, with their known labels at 0. Labels are bounded: a model
+//! or key that neither the file nor a server names is `other`.
 
-use std::collections::HashSet;
-use std::sync::RwLock;
-use std::time::Duration;
+use std::ops::Deref;
 
-use prometheus::{
-    Counter, Encoder, Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    Registry, TextEncoder,
-};
+use prometheus::{Counter, Encoder, Gauge, Histogram, IntCounter, IntGauge, Registry, TextEncoder};
 
-use super::families::Table;
-use super::labels::{CacheOutcome, Ended, Labels, Phase, ServerState};
+use super::families::{Family, Label, Made, Row, Values};
+use super::labels::Labels;
 
 mod begin;
-mod tls;
+mod events;
+mod names;
+mod reference;
 mod totals;
 
-pub use self::tls::Unshaken;
+pub use self::reference::reference;
 pub use self::totals::Totals;
 
-/// The label of what is not named anywhere.
-const OTHER: &str = "other";
+use self::names::Names;
+use Values::{These, Told};
 
 /// The label of callers where no key is asked for.
 pub const ANYBODY: &str = "anybody";
 
-/// Keys with labels of their own; those beyond are `other`.
-const KEYS_MAX: usize = 1000;
+/// OpenTelemetry's GenAI buckets for whole answers (10 ms to 82 s), from 1 ms to 20 minutes; seconds.
+const DURATION: &[f64] = &[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
+    163.84, 327.68, 655.36, 1200.0,
+];
 
-/// Keys whose labels are there before they have asked: each with every model makes two series.
-const KEYS_AT_ZERO_MAX: usize = 100;
+/// The same for first tokens (1 ms to 10 s), to 20 minutes.
+const FIRST_TOKEN: &[f64] = &[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0,
+    80.0, 160.0, 320.0, 640.0, 1200.0,
+];
 
+/// The same for the tokens after it (10 ms to 2.5 s), from 1 ms to 20 minutes.
+const PER_TOKEN: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 10.0,
+    60.0, 600.0, 1200.0,
+];
+
+const MODEL: Label =
+    label("model", Told("as its server calls it; `other`: named by neither file nor server"));
+const UPSTREAM: Label = label("upstream", Told("as the file names it; empty: none was asked"));
+const SERVER: Label = label("server", Told("as the file names it, or its URL"));
+const STATUS: Label =
+    label("status", Told("as the caller got it; `499`: it left before its answer was whole"));
+const CACHE: Label = label("cache", These(&["hit", "miss", "shared", "bypass"]));
+const KEY: Label =
+    label("key", Told("its name; `anybody`: none is asked for; `other`: beyond the first 1000"));
+const TYPE: Label = label("type", These(&["input", "output"]));
+const LIMIT: Label = label("limit", Told("`SCOPE.KIND`, as `key.requests` ([LIMITS.md](LIMITS.md))"));
+const RETRY: Label = label("reason", These(&["connect", "broken", "unrendered"]));
+const PHASE: Label = label("phase", These(&["waiting", "answering", "sending"]));
+const STATE: Label = label("state", These(&["busy", "idle"]));
+const FALLBACK: Label = label("fallback", Told("the model that is asked instead, as the file calls it"));
+const RESULT: Label = label("result", These(&["success", "failure"]));
+const SPAN: Label = label("result", These(&["sent", "failed", "dropped"]));
+const HANDSHAKE: Label = label("reason", These(&["failed", "late"]));
+const LISTENER: Label = label("listener", Told("`listen[0]`, `listen[1]` …, `admin`, `metrics`"));
+const VERSION: Label = label("version", Told("as `ai-gateway --version` says"));
+
+const fn label(name: &'static str, values: Values) -> Label {
+    Label { name, values }
+}
+
+/// Makes the fields and the table of what is written once: help, field, type, name, labels, buckets, use.
+macro_rules! families {
+    ($(
+        $(#[doc = $help:literal])+
+        $seen:vis $field:ident: $kind:ty = $name:literal [$($label:ident),*] $(in $buckets:ident)?, $use_for:literal;
+    )*) => {
+        /// All families.
+        pub struct Families {
+            $($(#[doc = $help])+ $seen $field: $kind,)*
+        }
+
+        static TABLE: &[Row] = &[$(Row {
+            name: $name,
+            kind: <$kind as Made>::KIND,
+            labels: &[$($label),*],
+            help: concat!($($help),+).trim_ascii_start(),
+            use_for: $use_for,
+            buckets: families!(@ $($buckets)?),
+        }),*];
+
+        impl Families {
+            fn new(registry: &Registry) -> prometheus::Result<Self> {
+                let mut rows = TABLE.iter();
+                Ok(Self {
+                    $($field: Made::made(rows.next().expect("each field has a row"), registry)?,)*
+                })
+            }
+        }
+    };
+    (@ $buckets:ident) => { $buckets };
+    (@) => { &[] };
+}
+
+families! {
+    /// Requests, by what became of them.
+    requests: Family<IntCounter> = "requests_total" [MODEL, UPSTREAM, STATUS, CACHE],
+        "how much is asked, and the share that fails";
+    /// From the request's first byte to the answer's last.
+    duration: Family<Histogram> = "request_duration_seconds" [MODEL, CACHE] in DURATION,
+        "how long callers wait for the whole";
+    /// From the request's first byte to the answer's first; of a plain answer, that is all of it.
+    first_token: Family<Histogram> = "time_to_first_token_seconds" [MODEL, CACHE] in FIRST_TOKEN,
+        "how long callers look at nothing: a long queue, or long prompts";
+    /// What follows the first token, over the tokens less one; once a request. Of a plain answer, by its server's word.
+    per_output_token: Family<Histogram> = "time_per_output_token_seconds" [MODEL] in PER_TOKEN,
+        "how fast an answer is written: too many slots for a server, or a slow model";
+    /// Requests waiting here for a slot.
+    pub queue_requests: IntGauge = "queue_requests" [],
+        "more work than slots, now";
+    /// Time that requests waited here for a slot.
+    pub queue_duration: Histogram = "queue_duration_seconds" [] in DURATION,
+        "what more slots or servers would save callers";
+    /// Requests that have begun and not ended.
+    pub in_flight: IntGauge = "requests_in_flight" [],
+        "how busy it is; whether it has drained";
+    /// Requests that follow an answer in the making.
+    pub flight_followers: IntGauge = "flight_followers" [],
+        "how many get one generation at once";
+    /// Tokens of answers that servers made: input (prompt) and output (completion).
+    tokens: Family<IntCounter> = "tokens_total" [KEY, MODEL, TYPE],
+        "who uses what; tokens a second";
+    /// Prompt tokens that servers found in their KV cache.
+    cached_tokens: Family<IntCounter> = "cached_tokens_total" [MODEL],
+        "whether prompts find their server again: its share of the input tokens";
+    /// Requests answered from the cache.
+    pub cache_hits: IntCounter = "cache_hits_total" [],
+        "with the misses: the hit ratio";
+    /// Requests that could have been answered from the cache and were not.
+    pub cache_misses: IntCounter = "cache_misses_total" [],
+        "with the hits: the hit ratio";
+    /// Requests answered by the generation of another.
+    pub cache_shared: IntCounter = "cache_shared_total" [],
+        "what single flight saves";
+    /// Answers given in another form (stream, plain) than they were made in.
+    pub cache_rendered: IntCounter = "cache_rendered_total" [],
+        "that one entry serves both forms";
+    /// Answers that could not be given in another form: it was made anew.
+    pub cache_unrendered: IntCounter = "cache_unrendered_total" [],
+        "what the cache misses for its form alone";
+    /// Completion tokens of hits, which no server had to make.
+    pub cache_saved_tokens: IntCounter = "cache_saved_tokens_total" [],
+        "what the cache is worth, in tokens";
+    /// Time that servers had taken for the answers of hits, prompt and generation.
+    pub cache_saved_seconds: Counter = "cache_saved_seconds_total" [],
+        "what the cache is worth, in time of servers";
+    /// Answers kept.
+    cache_stored: IntCounter = "cache_stored_total" [],
+        "with the evicted: how fast the cache turns over";
+    /// Answers that made room for others.
+    cache_evicted: IntCounter = "cache_evicted_total" [],
+        "a cache that is too small";
+    /// Bytes that the cache holds, all overhead counted.
+    cache_bytes: Gauge = "cache_bytes" [],
+        "how full it is, beside `cache.bytes`";
+    /// Requests refused, by the limit that refused.
+    limit_refusals: Family<IntCounter> = "limit_refusals_total" [LIMIT],
+        "which limit is too tight, or does its work";
+    /// Further tries at a server, by why the one before failed.
+    retries: Family<IntCounter> = "retries_total" [RETRY],
+        "servers that fail before callers notice";
+    /// Further tries that were not made, since the upstream's budget of them was spent.
+    retries_withheld: Family<IntCounter> = "retries_withheld_total" [UPSTREAM],
+        "servers that fail in numbers";
+    /// Requests refused because they had broken off on two servers.
+    pub requests_barred: IntCounter = "requests_barred_total" [],
+        "a request that crashes llama-server";
+    /// Requests that went on to a fallback, by the model that was asked for.
+    fallbacks: Family<IntCounter> = "fallbacks_total" [MODEL, FALLBACK],
+        "models that do not answer themselves";
+    /// Callers that left, by where their request was.
+    disconnects: Family<IntCounter> = "client_disconnects_total" [PHASE],
+        "callers that lose patience (`waiting`)";
+    /// 1 while the server counts as up.
+    server_up: Family<Gauge> = "server_up" [UPSTREAM, SERVER],
+        "a server that is away";
+    /// Slots of a server, by state.
+    server_slots: Family<Gauge> = "server_slots" [UPSTREAM, SERVER, STATE],
+        "how busy each server is";
+    /// A server's breaker: 0 closed, 1 half open (one request tries it), 2 open.
+    server_breaker: Family<Gauge> = "server_breaker" [UPSTREAM, SERVER],
+        "a server that is there and fails its requests";
+    /// Models that a router unloaded for another.
+    model_swaps: Family<IntCounter> = "model_swaps_total" [UPSTREAM, SERVER],
+        "models that take turns on too little memory";
+    /// Access log lines that could not be written in time.
+    pub log_lines_dropped: IntCounter = "log_lines_dropped_total" [],
+        "holes in the access log";
+    /// Spans of traces: sent to the collector, failed on the way, or dropped for want of room.
+    pub(super) spans: Family<IntCounter> = "trace_spans_total" [SPAN],
+        "holes in traces: a collector that is away";
+    /// Connections that did not get past their TLS handshake, by why.
+    handshake_failures: Family<IntCounter> = "tls_handshake_failures_total" [HANDSHAKE],
+        "a certificate that callers do not trust, or scanners";
+    /// When a listener's certificate ends, in seconds since 1970; +Inf where it has none.
+    certificate_not_after: Family<Gauge> = "tls_certificate_not_after_seconds" [LISTENER],
+        "a certificate that nobody has renewed";
+    /// Reloads of the file or of the keys file, by result.
+    reloads: Family<IntCounter> = "config_reloads_total" [RESULT],
+        "when a change came into force";
+    /// 1 if the last reload was taken, of either file.
+    last_reload: Gauge = "config_last_reload_successful" [],
+        "a change that somebody believes in and that is not in force";
+    /// 1; the version stands in the label.
+    build_info: Family<Gauge> = "build_info" [VERSION],
+        "what runs where";
+}
+
+/// The families, what may be a label of theirs, and their page.
 pub struct Metrics {
+    families: Families,
     registry: Registry,
-    models: RwLock<HashSet<String>>,
-    keys: RwLock<HashSet<String>>,
-    requests: IntCounterVec,
-    duration: HistogramVec,
-    first_token: HistogramVec,
-    per_output_token: HistogramVec,
-    pub queue_requests: IntGauge,
-    pub queue_duration: Histogram,
-    pub in_flight: IntGauge,
-    pub flight_followers: IntGauge,
-    tokens: IntCounterVec,
-    cached_tokens: IntCounterVec,
-    pub cache_hits: IntCounter,
-    pub cache_misses: IntCounter,
-    pub cache_shared: IntCounter,
-    pub cache_rendered: IntCounter,
-    pub cache_unrendered: IntCounter,
-    pub cache_saved_tokens: IntCounter,
-    pub cache_saved_seconds: Counter,
-    cache_stored: IntCounter,
-    cache_evicted: IntCounter,
-    cache_bytes: Gauge,
-    limit_refusals: IntCounterVec,
-    retries: IntCounterVec,
-    disconnects: IntCounterVec,
-    server_up: GaugeVec,
-    server_slots: GaugeVec,
-    server_breaker: GaugeVec,
-    retries_withheld: IntCounterVec,
-    model_swaps: IntCounterVec,
-    fallbacks: IntCounterVec,
-    pub requests_barred: IntCounter,
-    reloads: IntCounterVec,
-    last_reload: Gauge,
-    pub log_lines_dropped: IntCounter,
-    pub spans: IntCounterVec,
-    tls: tls::Families,
+    names: Names,
     /// All requests, whatever became of them.
     pub total: IntCounter,
 }
 
+impl Deref for Metrics {
+    type Target = Families;
+
+    fn deref(&self) -> &Families {
+        &self.families
+    }
+}
+
 impl Metrics {
-    /// Registers every family. Fails only where the table below names one twice.
+    /// Registers every family. Fails only where the table above names one twice.
     pub fn new(labels: &Labels) -> prometheus::Result<Self> {
         let registry = Registry::new_custom(Some("ai_gateway".to_owned()), None)?;
-        let table = Table(&registry);
         let metrics = Self {
-            requests: table.counters(
-                "requests_total",
-                "Requests, by what became of them.",
-                &["model", "upstream", "status", "cache"],
-            )?,
-            duration: table.histograms(
-                "request_duration_seconds",
-                "From the request's first byte to the answer's last.",
-                &["model", "cache"],
-            )?,
-            first_token: table.histograms(
-                "time_to_first_token_seconds",
-                "From the request's first byte to the answer's first.",
-                &["model", "cache"],
-            )?,
-            per_output_token: table.histograms(
-                "time_per_output_token_seconds",
-                "What follows the first token, over the tokens less one; once a request.",
-                &["model"],
-            )?,
-            queue_requests: table.gauge("queue_requests", "Requests waiting here for a slot.")?,
-            queue_duration: table
-                .histogram("queue_duration_seconds", "Time that requests waited here for a slot.")?,
-            in_flight: table.gauge("requests_in_flight", "Requests that have begun and not ended.")?,
-            flight_followers: table
-                .gauge("flight_followers", "Requests that follow an answer in the making.")?,
-            tokens: table.counters(
-                "tokens_total",
-                "Tokens of answers that servers made: input (prompt) and output (completion).",
-                &["key", "model", "type"],
-            )?,
-            cached_tokens: table.counters(
-                "cached_tokens_total",
-                "Prompt tokens that servers found in their KV cache.",
-                &["model"],
-            )?,
-            cache_hits: table.counter("cache_hits_total", "Requests answered from the cache.")?,
-            cache_misses: table.counter(
-                "cache_misses_total",
-                "Requests that could have been answered from the cache and were not.",
-            )?,
-            cache_shared: table
-                .counter("cache_shared_total", "Requests answered by the generation of another.")?,
-            cache_rendered: table.counter(
-                "cache_rendered_total",
-                "Answers given in another form (stream, plain) than they were made in.",
-            )?,
-            cache_unrendered: table.counter(
-                "cache_unrendered_total",
-                "Answers that could not be given in another form: it was made anew.",
-            )?,
-            cache_saved_tokens: table.counter(
-                "cache_saved_tokens_total",
-                "Completion tokens of hits, which no server had to make.",
-            )?,
-            cache_saved_seconds: table.seconds(
-                "cache_saved_seconds_total",
-                "Time that servers had taken for the answers of hits, prompt and generation.",
-            )?,
-            // Counted by the store itself; these catch up when the page is asked for.
-            cache_stored: table.counter("cache_stored_total", "Answers kept.")?,
-            cache_evicted: table.counter("cache_evicted_total", "Answers that made room for others.")?,
-            cache_bytes: table.float("cache_bytes", "Bytes that the cache holds, all overhead counted.")?,
-            limit_refusals: table.counters(
-                "limit_refusals_total",
-                "Requests refused, by the limit that refused.",
-                &["limit"],
-            )?,
-            retries: table.counters(
-                "retries_total",
-                "Further tries at a server, by why the one before failed.",
-                &["reason"],
-            )?,
-            disconnects: table.counters(
-                "client_disconnects_total",
-                "Callers that left, by where their request was.",
-                &["phase"],
-            )?,
-            server_up: table.floats(
-                "server_up",
-                "1 while the server counts as up.",
-                &["upstream", "server"],
-            )?,
-            server_slots: table.floats(
-                "server_slots",
-                "Slots of a server, by state.",
-                &["upstream", "server", "state"],
-            )?,
-            server_breaker: table.floats(
-                "server_breaker",
-                "A server's breaker: 0 closed, 1 half open (one request tries it), 2 open.",
-                &["upstream", "server"],
-            )?,
-            model_swaps: table.counters(
-                "model_swaps_total",
-                "Models that a router unloaded for another.",
-                &["upstream", "server"],
-            )?,
-            retries_withheld: table.counters(
-                "retries_withheld_total",
-                "Further tries that were not made, since the upstream's budget of them was spent.",
-                &["upstream"],
-            )?,
-            fallbacks: table.counters(
-                "fallbacks_total",
-                "Requests that went on to a fallback, by the model that was asked for.",
-                &["model", "fallback"],
-            )?,
-            requests_barred: table.counter(
-                "requests_barred_total",
-                "Requests refused because they had broken off on two servers.",
-            )?,
-            reloads: table.counters(
-                "config_reloads_total",
-                "Reloads of the file or of the keys file, by result.",
-                &["result"],
-            )?,
-            last_reload: table
-                .float("config_last_reload_successful", "1 if the last reload was taken, of either file.")?,
-            log_lines_dropped: table
-                .counter("log_lines_dropped_total", "Access log lines that could not be written in time.")?,
-            spans: table.counters(
-                "trace_spans_total",
-                "Spans of traces: sent to the collector, failed on the way, or dropped for want of room.",
-                &["result"],
-            )?,
-            tls: tls::Families::new(&table)?,
+            families: Families::new(&registry)?,
+            names: Names::default(),
             total: IntCounter::new("all", "Not exported: the sum for /stats.")?,
-            models: RwLock::default(),
-            keys: RwLock::default(),
-            registry: registry.clone(),
+            registry,
         };
-        let build = table.floats("build_info", "1; the version stands in the label.", &["version"])?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
-        metrics.last_reload.set(1.0);
+        metrics.begin();
         metrics.know(labels);
         Ok(metrics)
-    }
-
-    /// Admits a model as a label, after a server reported it.
-    pub fn know_model(&self, model: &str) {
-        if !self.is_known(model) {
-            self.models.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(model.to_owned());
-        }
-    }
-
-    fn is_known(&self, model: &str) -> bool {
-        self.models.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(model)
-    }
-
-    /// Admits a key as a label, while there are not too many.
-    pub fn know_key(&self, key: &str) {
-        let mut keys = self.keys.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if keys.len() < KEYS_MAX {
-            keys.insert(key.to_owned());
-        }
-    }
-
-    fn key_label<'a>(&self, key: &'a str) -> &'a str {
-        let keys = self.keys.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if keys.contains(key) { key } else { OTHER }
-    }
-
-    /// The label of a model: its name, if the file or a server names it.
-    pub fn model_label<'a>(&self, model: Option<&'a str>) -> &'a str {
-        model.filter(|model| self.is_known(model)).unwrap_or(OTHER)
-    }
-
-    pub fn ended(&self, ended: &Ended<'_>) {
-        let model = self.model_label(ended.model);
-        let cache = ended.cache.name();
-        let status = ended.status.to_string();
-        self.total.inc();
-        self.requests.with_label_values(&[model, ended.upstream.unwrap_or(""), status.as_str(), cache]).inc();
-        self.duration.with_label_values(&[model, cache]).observe(ended.duration.as_secs_f64());
-        if let Some(first) = ended.first_token {
-            self.first_token.with_label_values(&[model, cache]).observe(first.as_secs_f64());
-        }
-        if ended.cache == CacheOutcome::Hit {
-            return;
-        }
-        let key = self.key_label(ended.key.unwrap_or(ANYBODY));
-        for (kind, count) in [("input", ended.prompt_tokens), ("output", ended.completion_tokens)] {
-            if let Some(count) = count {
-                self.tokens.with_label_values(&[key, model, kind]).inc_by(count);
-            }
-        }
-        if let Some(cached) = ended.cached_prompt_tokens {
-            self.cached_tokens.with_label_values(&[model]).inc_by(cached);
-        }
-        if let (Some(first), Some(tokens)) =
-            (ended.first_token, ended.completion_tokens.filter(|&tokens| tokens > 1))
-        {
-            let rest = ended.duration.saturating_sub(first).as_secs_f64();
-            self.per_output_token.with_label_values(&[model]).observe(rest / (tokens - 1) as f64);
-        }
-    }
-
-    pub fn refused(&self, limit: &str) {
-        self.limit_refusals.with_label_values(&[limit]).inc();
-    }
-
-    /// Another try after one that failed: `connect` (nothing was sent) or `broken` (the connection broke off).
-    pub fn retried(&self, reason: &str) {
-        self.retries.with_label_values(&[reason]).inc();
-    }
-
-    /// Another try that would have gone beyond the budget.
-    pub fn withheld(&self, upstream: &str) {
-        self.retries_withheld.with_label_values(&[upstream]).inc();
-    }
-
-    /// A request went on to another model than it asked for.
-    pub fn fell_back(&self, model: &str, fallback: &str) {
-        self.fallbacks.with_label_values(&[model, fallback]).inc();
-    }
-
-    /// A file was read again, and taken or not.
-    pub fn reloaded(&self, taken: bool) {
-        self.reloads.with_label_values(&[if taken { "success" } else { "failure" }]).inc();
-        self.last_reload.set(f64::from(u8::from(taken)));
-    }
-
-    /// A router unloaded a model for another.
-    pub fn swapped(&self, upstream: &str, server: &str) {
-        self.model_swaps.with_label_values(&[upstream, server]).inc();
-    }
-
-    pub fn disconnected(&self, phase: Phase) {
-        self.disconnects.with_label_values(&[phase.name()]).inc();
-    }
-
-    /// A hit saved the making of an answer.
-    pub fn saved(&self, tokens: u64, time: Duration) {
-        self.cache_saved_tokens.inc_by(tokens);
-        self.cache_saved_seconds.inc_by(time.as_secs_f64());
-    }
-
-    pub fn set_cache(&self, bytes: u64, stored: u64, evicted: u64) {
-        self.cache_bytes.set(bytes as f64);
-        catch_up(&self.cache_stored, stored);
-        catch_up(&self.cache_evicted, evicted);
-    }
-
-    pub fn set_server(&self, state: &ServerState<'_>) {
-        let labels = [state.upstream, state.server];
-        self.server_up.with_label_values(&labels).set(f64::from(u8::from(state.up)));
-        self.server_breaker.with_label_values(&labels).set(f64::from(state.breaker as u8));
-        let idle = state.slots.unwrap_or_default().saturating_sub(state.in_flight);
-        for (name, slots) in [("busy", state.in_flight), ("idle", idle)] {
-            self.server_slots.with_label_values(&[state.upstream, state.server, name]).set(f64::from(slots));
-        }
     }
 
     /// The page that Prometheus reads (text format 0.0.4), and its content type.
@@ -344,9 +255,4 @@ impl Metrics {
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut page);
         (page, "text/plain; version=0.0.4; charset=utf-8")
     }
-}
-
-/// Brings a counter up to a total that is counted elsewhere.
-fn catch_up(counter: &IntCounter, total: u64) {
-    counter.inc_by(total.saturating_sub(counter.get()));
 }

@@ -10,9 +10,9 @@ mod recent;
 mod trace;
 
 pub use hour::{Gauges, Hour, STEP, Step};
-pub use labels::{BreakerState, CacheOutcome, Ended, Labels, Phase, ServerState};
+pub use labels::{BreakerState, CacheOutcome, Ended, Labels, Phase, ServerState, Unshaken};
 pub use line::{Line, milliseconds};
-pub use metrics::{ANYBODY, Metrics, Totals, Unshaken};
+pub use metrics::{ANYBODY, Families, Metrics, Totals, reference};
 pub use recent::{Passed, Recent};
 pub use trace::{Attempt, Collector, Protocol, Times, Trace, Traces};
 pub use writer::{Sink, Writer};

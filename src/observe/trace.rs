@@ -18,9 +18,11 @@ use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{SpanId, TraceId, TraceState};
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanProcessor};
-use prometheus::IntCounterVec;
+use prometheus::IntCounter;
 
+use super::families::Family;
 use super::line::Line;
+use super::metrics::Metrics;
 
 /// Spans that wait to be sent; about a kilobyte each. A span beyond them is dropped and counted.
 const SPANS_QUEUED_MAX: usize = 8192;
@@ -153,12 +155,12 @@ pub struct Traces {
     sender: OnceLock<Option<BatchSpanProcessor>>,
     queued: Arc<AtomicUsize>,
     /// By `result`: sent, failed, dropped.
-    spans: IntCounterVec,
+    spans: Family<IntCounter>,
 }
 
 impl Traces {
-    pub fn new(collector: Collector, spans: IntCounterVec) -> Self {
-        Self { collector, sender: OnceLock::new(), queued: Arc::default(), spans }
+    pub fn new(collector: Collector, metrics: &Metrics) -> Self {
+        Self { collector, sender: OnceLock::new(), queued: Arc::default(), spans: metrics.spans.clone() }
     }
 
     /// Begins a trace, or goes on with the caller's. Its caller's decision to sample it or not is kept.
@@ -186,7 +188,7 @@ impl Traces {
         let has_room = self.queued.fetch_update(Ordering::AcqRel, Ordering::Relaxed, within).is_ok();
         match self.sender().filter(|_| has_room) {
             Some(sender) => spans.into_iter().for_each(|span| sender.on_end(span)),
-            None => self.spans.with_label_values(&["dropped"]).inc_by(spans.len() as u64),
+            None => self.spans.with(&["dropped"]).inc_by(spans.len() as u64),
         }
     }
 

@@ -127,15 +127,6 @@ impl Gateway {
         self.metrics.know(&labels(&settings, &fleet));
         self.store.follow(settings.cache, now);
         self.fleet.hand_over(&fleet);
-        for (upstream, server) in self.fleet.places() {
-            let (upstream, server) = (&upstream.spec.name, &server.spec.name);
-            let is_it = |place: &(&Arc<Upstream>, &Arc<Server>)| {
-                place.0.spec.name == *upstream && place.1.spec.name == *server
-            };
-            if fleet.places().find(is_it).is_none() {
-                self.metrics.forget_server(upstream, server);
-            }
-        }
         Self {
             roster: roster.map(ArcSwap::from_pointee),
             gate: gate(&settings, Some((&self.gate, &places)), now),
@@ -176,7 +167,7 @@ impl Gateway {
     pub fn replace_keys(&self, keys: &[KeySettings]) {
         if let Some(current) = &self.roster {
             let before = current.load_full();
-            keys.iter().for_each(|key| self.metrics.know_key(&key.key.name));
+            self.metrics.know_keys(keys.iter().map(|key| key.key.name.as_str()));
             let places: Vec<_> = (0..self.settings.models.len()).map(Some).collect();
             let before = Some((before.as_ref(), places.as_slice()));
             current.store(Arc::new(roster(&self.settings, keys, before, &self.clock)));
@@ -352,7 +343,7 @@ fn labels(settings: &Settings, fleet: &Fleet) -> Labels {
 fn traces(settings: &Settings, before: Option<&Arc<Traces>>, metrics: &Metrics) -> Option<Arc<Traces>> {
     let collector = settings.telemetry.as_ref()?;
     let goes_on = before.filter(|traces| traces.collector == *collector);
-    let begun = || Arc::new(Traces::new(collector.clone(), metrics.spans.clone()));
+    let begun = || Arc::new(Traces::new(collector.clone(), metrics));
     Some(goes_on.map_or_else(begun, Arc::clone))
 }
 

@@ -210,15 +210,15 @@ pub(super) fn budgets(gateway: &Gateway, key: &Member) -> Value {
 pub(crate) fn metrics(gateway: &Gateway) -> (Vec<u8>, &'static str) {
     let holding = gateway.store.holding();
     gateway.metrics.set_cache(holding.bytes, holding.stored, holding.evicted);
-    for (upstream, server) in gateway.fleet.places() {
-        gateway.metrics.set_server(&ServerState {
-            upstream: &upstream.spec.name,
-            server: &server.spec.name,
-            up: server.is_well(),
-            breaker: breaker(server),
-            in_flight: server.in_flight(),
-            slots: server.slots(),
-        });
-    }
+    let places = gateway.fleet.places().map(|(upstream, server)| ServerState {
+        upstream: &upstream.spec.name,
+        server: &server.spec.name,
+        up: server.is_well(),
+        breaker: breaker(server),
+        in_flight: server.in_flight(),
+        slots: server.slots(),
+    });
+    let servers: Vec<_> = places.collect();
+    gateway.metrics.set_servers(&servers);
     gateway.metrics.page()
 }

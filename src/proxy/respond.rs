@@ -11,7 +11,7 @@ use pingora::{Error, Result};
 use pingora_proxy::Session;
 
 use crate::cache::Landing;
-use crate::observe::milliseconds;
+use crate::observe::{Phase, milliseconds};
 use crate::wire::Protocol;
 
 use super::arrival;
@@ -187,7 +187,10 @@ pub(super) async fn send(
 }
 
 pub(super) fn left(ctx: &mut Context, error: Box<Error>) -> Box<Error> {
-    ctx.told.left = true;
+    if !std::mem::replace(&mut ctx.told.left, true) && !ctx.told.complete {
+        let begun = ctx.told.first_byte.is_some();
+        ctx.gateway.metrics.disconnected(if begun { Phase::Answering } else { Phase::Waiting });
+    }
     error.into_down()
 }
 

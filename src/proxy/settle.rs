@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::LogFormat;
-use crate::observe::{ANYBODY, CacheOutcome, Ended, Line, Passed, milliseconds};
+use crate::observe::{ANYBODY, CacheOutcome, Ended, Line, Passed, Phase, milliseconds};
 use crate::store::{Counts, Use};
 use crate::wire::{Usage, Work};
 
@@ -27,6 +27,11 @@ pub(super) fn count(gateway: &Gateway, ctx: &mut Context) {
         CacheOutcome::Shared => gateway.metrics.cache_shared.inc(),
         CacheOutcome::Bypass => {}
     }
+    if ctx.has_left() && !ctx.told.left {
+        // Its answer went on for others, and whoever sent it did not see the caller leave.
+        let begun = ctx.told.first_byte.is_some();
+        gateway.metrics.disconnected(if begun { Phase::Answering } else { Phase::Waiting });
+    }
     let usage = usage(ctx);
     charge(gateway, ctx, &usage);
     let (arrival, asked, told) = (&ctx.arrival, &ctx.asked, &ctx.told);
@@ -38,6 +43,8 @@ pub(super) fn count(gateway: &Gateway, ctx: &mut Context) {
         cache: asked.cache,
         duration: gateway.clock.now().saturating_sub(arrival.begun),
         first_token: told.first_byte.filter(|_| told.refusal.is_none() && asked.upstream.is_some()),
+        stream: asked.stream,
+        generation: usage.generation_ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()),
         prompt_tokens: usage.prompt_tokens,
         completion_tokens: usage.completion_tokens,
         cached_prompt_tokens: usage.cached_prompt_tokens,

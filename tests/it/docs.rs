@@ -114,12 +114,24 @@ async fn ten_people_get_keys() {
     assert_eq!(sh(commands(&page, "ai-gateway key list")[0], "", "").lines().count(), 1 + 5);
 }
 
+/// `UPDATE=1 cargo test --test it docs` writes it anew.
+#[test]
+fn the_page_of_metrics_is_the_table() {
+    let made = ai_gateway::observe::reference();
+    if std::env::var_os("UPDATE").is_some() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/METRICS.md");
+        std::fs::write(path, &made).expect("the page is writable");
+    }
+    assert!(page("docs/METRICS.md") == made, "it is out of date: UPDATE=1 cargo test --test it docs");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_of_metrics_is_complete() {
     let llama = llama::scripted().start().await;
     let gateway = gateway::before(&llama).start().await;
+    assert_eq!(gateway.chat("hi").await.status, 200);
     let scrape = gateway.scrape().await;
-    let page = page("docs/OBSERVE.md");
+    let page = page("docs/METRICS.md");
     let mut rows: Vec<&str> =
         page.lines().filter_map(|line| line.strip_prefix("| `ai_gateway_")?.split('`').next()).collect();
     for row in &rows {
@@ -138,7 +150,7 @@ async fn dashboard_and_alerts_name_what_there_is() {
     let gateway = gateway::before(&llama).start().await;
     assert_eq!(gateway.chat("hi").await.status, 200);
     let scrape = gateway.scrape().await;
-    let table = page("docs/OBSERVE.md");
+    let table = page("docs/METRICS.md");
     let labels: Vec<&str> = table.lines().filter(|line| line.starts_with("| `ai_gateway_")).collect();
     for name in ["grafana/dashboards/ai-gateway.json", "prometheus/alerts.yml", "prometheus/alerts.test.yml"]
     {

@@ -263,3 +263,77 @@ async fn the_operators_listener_answers() {
         "callers see totals only"
     );
 }
+
+/// `scripts/test` fetches it and names it.
+fn promtool() -> Option<std::path::PathBuf> {
+    let own = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/prometheus/usr/bin/promtool");
+    let named = std::env::var_os("PROMTOOL").map(Into::into);
+    let found = || Some(own).filter(|own| own.exists());
+    named.or_else(found).or_else(|| {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).map(|folder| folder.join("promtool")).find(|it| it.exists())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_finds_nothing_to_complain_of() {
+    let Some(promtool) = promtool() else {
+        println!("NOT RUN: there is no promtool (Debian's package prometheus); scripts/test fetches it");
+        return;
+    };
+    let llama = llama::scripted().start().await;
+    let keys = auth(&[("alice", "sk-alice", "limits: {requests: 1/h, burst: 6}"), ("b\\\"ob", "sk-bob", "")]);
+    let models = "models: {tiny: {upstream: local}, \"*\": {upstream: local}}\n";
+    let gateway = gateway::before(&llama).yaml(&(keys + models)).start().await;
+    for asked in [chat("one"), chat("one"), chat_stream("two"), chat_stream("three"), chat("four")] {
+        assert_eq!(gateway.send(asked.clone().key("sk-alice")).await.status, 200);
+        assert_eq!(gateway.send(asked.key("sk-bob")).await.status, 200);
+    }
+    for _ in 0..3 {
+        gateway.send(chat("refused").key("sk-alice")).await;
+    }
+    gateway.send(get("/nope").key("sk-wrong")).await;
+    let page = gateway.admin(get("/metrics")).await;
+    let mut check = std::process::Command::new(promtool);
+    check.args(["check", "metrics"]).stdin(std::process::Stdio::piped());
+    check.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut check = check.spawn().expect("promtool runs");
+    let mut input = check.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut input, &page.body).expect("it reads");
+    drop(input);
+    let output = check.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}{}", page.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tokens_of_a_plain_answer_are_not_made_in_no_time() {
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::before(&llama).start().await;
+    assert_eq!(gateway.chat("hi").await.status, 200);
+    let scrape = gateway.scrape().await;
+    let per_token = |part: &str| scrape.sum(&format!("ai_gateway_time_per_output_token_seconds_{part}"), &[]);
+    // Nothing is told, or what the server says.
+    assert!(per_token("count") == 0.0 || per_token("sum") / per_token("count") > 0.0001, "{scrape:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_caller_that_leaves_is_counted_once() {
+    let llama = llama::scripted().holds().start().await;
+    let gateway = gateway::before(&llama).start().await;
+    let left = async || gateway.scrape().await.sum("ai_gateway_client_disconnects_total", &[]);
+    let following = async || gateway.scrape().await.sum("ai_gateway_flight_followers", &[]);
+    let mut all = Vec::new();
+    for number in 0..3 {
+        all.push(gateway.caller().await.begin(chat_stream("hi")).await);
+        eventually!(following().await == f64::from(number));
+    }
+    // A follower, then who asked first, whose answer goes on; then the last.
+    all.remove(1).leaves();
+    eventually!(left().await == 1.0);
+    all.remove(0).leaves();
+    eventually!(following().await == 1.0);
+    all.remove(0).leaves();
+    eventually!(gateway.scrape().await.sum("ai_gateway_requests_total", &[("status", "499")]) == 3.0);
+    assert_eq!(left().await, 3.0);
+}

@@ -19,11 +19,12 @@ use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter as Export, SpanProcessor,
 };
-use prometheus::IntCounterVec;
+use prometheus::IntCounter;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio::runtime::{Builder, Runtime};
 
+use super::super::families::Family;
 use super::{Collector, Protocol, SPANS_QUEUED_MAX};
 
 /// Spans are at the collector a second after they ended, or two.
@@ -39,7 +40,7 @@ const SEND_TIME_MAX: Duration = Duration::from_secs(10);
 pub(super) fn start(
     collector: &Collector,
     queued: Arc<AtomicUsize>,
-    spans: IntCounterVec,
+    spans: Family<IntCounter>,
 ) -> Result<BatchSpanProcessor, String> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
@@ -149,7 +150,7 @@ struct Way {
     url: String,
     failing: AtomicBool,
     queued: Arc<AtomicUsize>,
-    spans: IntCounterVec,
+    spans: Family<IntCounter>,
 }
 
 impl Export for Way {
@@ -161,7 +162,7 @@ impl Export for Way {
         let sent = sent.unwrap_or_else(|error| Err(OTelSdkError::InternalFailure(error.to_string())));
         self.queued.fetch_sub(count, Ordering::AcqRel);
         let result = if sent.is_ok() { "sent" } else { "failed" };
-        self.spans.with_label_values(&[result]).inc_by(count as u64);
+        self.spans.with(&[result]).inc_by(count as u64);
         if self.failing.swap(sent.is_err(), Ordering::AcqRel) != sent.is_err() {
             match &sent {
                 Err(why) => log::warn!(

@@ -1,11 +1,10 @@
 //! A trace as it is begun, gone on with and told.
 
 use super::*;
-use crate::observe::families::Table;
+use crate::observe::{Labels, Metrics};
 
 fn traces(share: f64) -> Traces {
-    let registry = prometheus::Registry::new();
-    let spans = Table(&registry).counters("spans", "Of the test.", &["result"]).expect("a family");
+    let metrics = Metrics::new(&Labels::default()).expect("the table names nothing twice");
     let collector = Collector {
         url: "http://127.0.0.1:9".to_owned(),
         protocol: Protocol::Grpc,
@@ -14,7 +13,7 @@ fn traces(share: f64) -> Traces {
         service: "test".to_owned(),
         ca: None,
     };
-    Traces::new(collector, spans)
+    Traces::new(collector, &metrics)
 }
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7";
