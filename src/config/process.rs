@@ -128,15 +128,22 @@ fn ip<T: FromStr>(text: &str) -> Read<String> {
 pub(super) fn log(section: &mut Section) -> Log {
     let access = section.take("access");
     let formats = [("json", LogFormat::Json), ("text", LogFormat::Text)];
-    let log = Log {
+    let mut log = Log {
         access: access.and_then(|field| access_log(&field)).unwrap_or(AccessLog::Stdout),
         format: section.value("format", value::choice(&formats)).unwrap_or(LogFormat::Json),
         level: section.value("level", level).unwrap_or(log::LevelFilter::Info),
+        prompts: false,
     };
-    if let Some(prompts) = section.take("prompts")
-        && prompts.value(value::switch) == Some(true)
-    {
-        prompts.idle("prompts", "prompts and answers are not logged");
+    if let Some(prompts) = section.take("prompts") {
+        log.prompts = prompts.value(value::switch) == Some(true);
+        match (log.prompts, log.format, &log.access) {
+            (false, ..) => {}
+            (true, LogFormat::Json, AccessLog::Stdout | AccessLog::File(_)) => {
+                prompts
+                    .warn("has prompts and answers written into the access log: whoever reads it reads them");
+            }
+            _ => prompts.warn("does nothing: prompts and answers are written in `log.format: json` alone"),
+        }
     }
     log
 }

@@ -191,6 +191,8 @@ pub struct Log {
     pub access: AccessLog,
     pub format: LogFormat,
     pub level: log::LevelFilter,
+    /// Whether prompts and answers are written into the access log.
+    pub prompts: bool,
 }
 
 /// `server` of the file.

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// What is written of a request: never a key, a prompt or an answer. Milliseconds unless another unit is named.
+/// What is written of a request: never a key, and a prompt or an answer only where `log.prompts` asks for them.
+/// Milliseconds unless another unit is named.
 #[derive(Debug, Clone, Serialize)]
 pub struct Line<'a> {
     pub ts: Timestamp,
@@ -39,6 +40,12 @@ pub struct Line<'a> {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub client_ip: Option<std::net::IpAddr>,
+    /// What was asked, as JSON; bounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<&'a str>,
+    /// The text of what was answered; bounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<&'a str>,
 }
 
 impl Line<'_> {

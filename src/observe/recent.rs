@@ -163,6 +163,8 @@ mod tests {
             bytes_in: 0,
             bytes_out: 0,
             client_ip: None,
+            prompt: None,
+            answer: None,
         }
     }
 

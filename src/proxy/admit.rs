@@ -22,6 +22,7 @@ use super::context::{Asked, Caller, Context, InFlight, Job, Keep, vacate};
 use super::cost;
 use super::fallback;
 use super::gateway::Gateway;
+use super::quote::Quote;
 use super::refusal::Refusal;
 use super::turned::turn;
 use super::understood::{Understood, understand};
@@ -176,6 +177,7 @@ async fn read(
     ctx.asked.bytes_in = share.bytes();
     let body = body?;
     let understood = understand(gateway, session, endpoint, &body).await?;
+    ctx.told.quote = Quote::of(gateway, &understood);
     let resolved = resolve(gateway, understood.model(), &mut ctx.asked)?;
     if endpoint.is_llamas_own() && resolved.upstream.spec.kind != Kind::Llama {
         return Err(Refusal::LlamasOwn(endpoint.path).into());

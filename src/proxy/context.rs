@@ -16,6 +16,7 @@ use crate::route::{Fingerprint, Lease, Prompt, Resolved, Server};
 use crate::wire::{BodyKind, Changes, Demand, Endpoint, Protocol, Work};
 
 use super::gateway::{BodyShare, Gateway};
+use super::quote::Quote;
 use super::refusal::Refusal;
 use super::roster::Member;
 use super::session::Slot;
@@ -119,6 +120,8 @@ pub(super) struct Outcome {
     pub(super) left: bool,
     /// The server's own answer says that it failed.
     pub(super) failed: bool,
+    /// What is said, where that is written.
+    pub(super) quote: Option<Box<Quote>>,
     /// The metrics have it already.
     pub(super) counted: bool,
     /// The access log has it already.

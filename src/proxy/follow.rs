@@ -138,6 +138,7 @@ async fn stream(
             let elapsed = gateway.clock.now().saturating_sub(ctx.arrival.begun);
             ctx.told.first_byte.get_or_insert(elapsed);
             ctx.told.bytes_out += chunk.len() as u64;
+            ctx.told.hears(&chunk);
             tail = chunk.slice(chunk.len().saturating_sub(4)..);
             let sent = session.write_response_body(Some(chunk), false).await;
             sent.map_err(|error| respond::left(ctx, error))?;

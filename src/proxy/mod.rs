@@ -29,6 +29,7 @@ mod lane;
 mod names;
 pub(crate) mod own;
 mod passing;
+mod quote;
 mod refusal;
 mod refuser;
 pub(crate) mod respond;
@@ -231,7 +232,10 @@ impl ProxyHttp for Proxy {
         } else {
             passing::pass(&gateway, ctx, body, end_of_stream)?;
         }
-        ctx.told.bytes_out += body.as_ref().map_or(0, |body| body.len() as u64);
+        if let Some(body) = body {
+            ctx.told.hears(body);
+            ctx.told.bytes_out += body.len() as u64;
+        }
         if end_of_stream {
             if !ctx.told.failed && (ctx.route.failure.is_none() || ctx.told.refusal.is_some()) {
                 ctx.complete();

@@ -167,6 +167,7 @@ pub(super) async fn send(
     answer.insert_header("x-elapsed-ms", elapsed(gateway, ctx))?;
     ctx.told.first_byte = Some(gateway.clock.now().saturating_sub(ctx.arrival.begun));
     ctx.told.bytes_out = body.len() as u64;
+    ctx.told.hears(&body);
     settle::count(gateway, ctx);
     let sent = async {
         session.write_response_header(Box::new(answer), false).await?;

@@ -136,6 +136,7 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
     let refusal = told.refusal.as_ref().or(ctx.route.failure.as_ref());
     let no = refusal.map(Refusal::told);
     let server = ctx.server();
+    let answer = told.quote.as_ref().and_then(|quote| quote.answer());
     let line = Line {
         ts: gateway.clock.wall(),
         request_id: &arrival.request_id,
@@ -168,6 +169,8 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
         bytes_in: asked.bytes_in,
         bytes_out: told.bytes_out,
         client_ip: Some(arrival.client_ip),
+        prompt: told.quote.as_ref().map(|quote| quote.prompt.as_str()),
+        answer: answer.as_deref(),
     };
     if !asked.aside {
         let repeats_nothing = refusal.is_some_and(|refusal| !refusal.quotes_the_body());

@@ -10,6 +10,7 @@ mod demand;
 mod prefix;
 mod usage;
 mod unasked;
+mod text;
 mod envelope;
 
 pub use demand::{Demand, Prompt, demand};
@@ -24,5 +25,6 @@ pub use multipart::{model as multipart_model, rename as rename_multipart_model};
 pub use prefix::{BLOCK_BYTES, prefix};
 pub use rewrite::{Changes, RequestRules};
 pub use sse::{Watch, error_event};
+pub use text::{answer as answer_text, prompt as prompt_text};
 pub use unasked::Unasked;
 pub use usage::Usage;
