@@ -55,35 +55,46 @@ impl Line<'_> {
         line.push(b'\n');
         line
     }
+}
 
-    /// For people who watch a terminal, with its line's end.
-    pub fn to_text(&self) -> Vec<u8> {
-        let mut text = format!(
-            "{:.3} {} {:>6} {:>9.1}ms {} {} {}",
-            self.ts,
-            self.status,
-            self.cache,
-            self.duration_ms,
-            self.key.unwrap_or("-").escape_debug(),
-            self.method,
-            self.path.escape_debug()
-        );
-        for (name, value) in [
-            ("model", self.model),
-            ("server", self.server),
-            ("error", self.error_code),
-            ("limit", self.limit),
-        ] {
-            if let Some(value) = value {
-                text.push_str(&format!(" {name}={}", value.escape_debug()));
-            }
-        }
-        if let (Some(prompt), Some(completion)) = (self.prompt_tokens, self.completion_tokens) {
-            text.push_str(&format!(" tokens={prompt}+{completion}"));
-        }
-        text.push('\n');
-        text.into_bytes()
-    }
+#[cfg(test)]
+impl Line<'static> {
+    /// Of a request that was refused.
+    pub(super) const SAMPLE: Self = Self {
+        ts: Timestamp::UNIX_EPOCH,
+        request_id: "id",
+        trace_id: None,
+        key: None,
+        user: None,
+        method: "POST",
+        path: "/v1/completions",
+        model_requested: None,
+        model: None,
+        upstream: None,
+        server: None,
+        attempts: 0,
+        status: 404,
+        upstream_status: None,
+        error_code: Some("model_not_found"),
+        limit: None,
+        cache: "bypass",
+        stream: false,
+        complete: true,
+        finish_reason: None,
+        queue_ms: 0.0,
+        ttft_ms: None,
+        prefill_ms: None,
+        generation_ms: None,
+        duration_ms: 1.0,
+        prompt_tokens: None,
+        completion_tokens: None,
+        cached_prompt_tokens: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        client_ip: None,
+        prompt: None,
+        answer: None,
+    };
 }
 
 /// Milliseconds with three decimals: microseconds are what a clock here can tell.

@@ -4,6 +4,8 @@ mod labels;
 mod families;
 mod metrics;
 mod line;
+mod text;
+mod output;
 mod writer;
 mod hour;
 mod recent;

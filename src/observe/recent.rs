@@ -131,41 +131,7 @@ mod tests {
     use super::*;
 
     fn line<'a>(request_id: &'a str, model: &'a str) -> Line<'a> {
-        Line {
-            ts: jiff::Timestamp::UNIX_EPOCH,
-            request_id,
-            trace_id: None,
-            key: None,
-            user: None,
-            method: "POST",
-            path: "/v1/completions",
-            model_requested: Some(model),
-            model: None,
-            upstream: None,
-            server: None,
-            attempts: 0,
-            status: 404,
-            upstream_status: None,
-            error_code: Some("model_not_found"),
-            limit: None,
-            cache: "bypass",
-            stream: false,
-            complete: true,
-            finish_reason: None,
-            queue_ms: 0.0,
-            ttft_ms: None,
-            prefill_ms: None,
-            generation_ms: None,
-            duration_ms: 1.0,
-            prompt_tokens: None,
-            completion_tokens: None,
-            cached_prompt_tokens: None,
-            bytes_in: 0,
-            bytes_out: 0,
-            client_ip: None,
-            prompt: None,
-            answer: None,
-        }
+        Line { request_id, model_requested: Some(model), ..Line::SAMPLE }
     }
 
     #[test]

@@ -4,21 +4,24 @@
 //! is queued is written within a fraction of a millisecond of the thread's being scheduled. A disk that is full for a
 //! while costs no line that still fits into the buffer, and leaves no half of one.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anstream::{AutoStream, ColorChoice};
 use prometheus::IntCounter;
 
-/// Lines that may wait; about 8 MiB of them.
-const QUEUED_LINES_MAX: usize = 16 << 10;
+use super::output::Output;
 
-/// Lines are written in pieces of this size, and so much is held while they cannot be.
-const BUFFER_BYTES: usize = 64 << 10;
+/// Lines that may wait, and their bytes.
+const QUEUED_LINES_MAX: usize = 16 << 10;
+const QUEUED_BYTES_MAX: usize = 8 << 20;
+
+/// So many lines are written, then what is asked besides is looked at.
+const BATCH_LINES_MAX: usize = 1024;
 
 /// Where lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,28 +35,48 @@ enum Item {
     Line(Vec<u8>),
     /// Asks for word once all lines before it are written.
     Flush(SyncSender<()>),
+    /// There is something to look at.
+    Wake,
+}
+
+/// What the two sides share besides the queue.
+#[derive(Debug)]
+struct Shared {
+    queued_bytes: AtomicUsize,
+    /// The file is to be opened anew.
+    reopen: AtomicBool,
+    /// Lines that found no place, and that nobody was told of yet.
+    missed: AtomicU64,
+    dropped: IntCounter,
 }
 
 /// What the writing thread will take along.
-type Waiting = (Receiver<Item>, Box<dyn Write + Send>);
+type Waiting = (Receiver<Item>, Output);
 
 /// The access log's writer. It begins to write once [`Writer::start`] has been called.
 pub struct Writer {
     queue: Option<SyncSender<Item>>,
     start: Mutex<Option<Waiting>>,
-    dropped: IntCounter,
+    shared: Arc<Shared>,
+    coloured: bool,
 }
 
 impl Writer {
     /// Opens the sink. Fails where the file cannot be written to, and says why.
     pub fn open(sink: &Sink, dropped: IntCounter) -> Result<Self, String> {
-        let output: Box<dyn Write + Send> = match sink {
-            Sink::Nowhere => return Ok(Self { queue: None, start: Mutex::new(None), dropped }),
-            Sink::Stdout => Box::new(io::stdout()),
-            Sink::File(path) => Box::new(append(path).map_err(|error| explain(path, &error))?),
+        let shared = Arc::new(Shared::new(dropped));
+        let output = match sink {
+            Sink::Nowhere => {
+                return Ok(Self { queue: None, start: Mutex::new(None), shared, coloured: false });
+            }
+            Sink::Stdout => Output::stdout(),
+            Sink::File(path) => Output::open(path)?,
         };
+        // It knows NO_COLOR, CLICOLOR and TERM.
+        let wanted = || AutoStream::choice(&io::stdout()) != ColorChoice::Never;
+        let coloured = *sink == Sink::Stdout && io::stdout().is_terminal() && wanted();
         let (queue, lines) = sync_channel(QUEUED_LINES_MAX);
-        Ok(Self { queue: Some(queue), start: Mutex::new(Some((lines, output))), dropped })
+        Ok(Self { queue: Some(queue), start: Mutex::new(Some((lines, output))), shared, coloured })
     }
 
     /// Starts the writing thread. A daemon forks after opening its files, and a fork takes no threads along: so this
@@ -62,9 +85,9 @@ impl Writer {
         let Some((lines, output)) = self.start.lock().unwrap_or_else(PoisonError::into_inner).take() else {
             return Ok(());
         };
-        let dropped = self.dropped.clone();
+        let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name("access log".to_owned());
-        thread.spawn(move || write_all(&lines, output, &dropped)).map(drop)
+        thread.spawn(move || write_all(&lines, output, &shared)).map(drop)
     }
 
     /// Whether anybody will read what is written.
@@ -72,10 +95,30 @@ impl Writer {
         self.queue.is_some()
     }
 
+    /// Whether it is a terminal, and whoever sits there wants colours.
+    pub fn is_coloured(&self) -> bool {
+        self.coloured
+    }
+
     pub fn write(&self, line: Vec<u8>) {
         let Some(queue) = &self.queue else { return };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(Item::Line(line)) {
-            self.dropped.inc();
+        let bytes = line.len();
+        let fits = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= QUEUED_BYTES_MAX;
+        if fits && queue.try_send(Item::Line(line)).is_ok() {
+            return;
+        }
+        self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.shared.missed.fetch_add(1, Ordering::Relaxed);
+        self.shared.dropped.inc();
+    }
+
+    /// Opens the file anew, once what was written so far is out: it may have been moved away.
+    pub fn reopen(&self) {
+        let Some(queue) = &self.queue else { return };
+        self.shared.reopen.store(true, Ordering::Release);
+        // Where the queue is full the thread is at work, and will look.
+        if let Err(TrySendError::Disconnected(_)) = queue.try_send(Item::Wake) {
+            log::error!("the access log is not opened anew: its thread has ended");
         }
     }
 
@@ -89,49 +132,52 @@ impl Writer {
     }
 }
 
-/// A pipe is opened for both ways: it then waits for no reader, who may come and go.
-fn append(path: &Path) -> io::Result<File> {
-    let is_pipe = path.metadata().is_ok_and(|it| it.file_type().is_fifo());
-    OpenOptions::new().create(!is_pipe).append(true).read(is_pipe).open(path)
-}
-
-fn explain(path: &Path, error: &io::Error) -> String {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let path = path.display();
-    match folder.filter(|folder| error.kind() == io::ErrorKind::NotFound && !folder.exists()) {
-        Some(folder) => {
-            format!("the access log {path} needs the folder {}: make it, or name another", folder.display())
-        }
-        None => format!("the access log {path} cannot be opened: {error}"),
+impl Shared {
+    fn new(dropped: IntCounter) -> Self {
+        let (queued_bytes, reopen, missed) = Default::default();
+        Self { queued_bytes, reopen, missed, dropped }
     }
 }
 
-fn write_all(lines: &Receiver<Item>, output: Box<dyn Write + Send>, dropped: &IntCounter) {
-    let mut output = BufWriter::with_capacity(BUFFER_BYTES, output);
+fn write_all(lines: &Receiver<Item>, mut output: Output, shared: &Shared) {
     let mut failing = Failing::default();
     // A batch is what has gathered while the last one was written.
     while let Ok(first) = lines.recv() {
         let mut next = Some(first);
         let mut asked = Vec::new();
         let mut written = Ok(());
+        let mut taken = 0;
         while let Some(item) = next {
             match item {
                 // A full disk or a reader that went away costs lines, never the gateway. What does not fit into the
                 // buffer any more is lost; what is in it is tried again.
                 Item::Line(line) => {
+                    shared.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
                     if let Err(error) = output.write_all(&line) {
-                        dropped.inc();
+                        shared.dropped.inc();
                         failing.lost += 1;
                         written = Err(error);
                     }
                 }
                 Item::Flush(word) => asked.push(word),
+                Item::Wake => {}
             }
-            next = lines.try_recv().ok();
+            taken += 1;
+            next = if taken < BATCH_LINES_MAX { lines.try_recv().ok() } else { None };
         }
         failing.look(written.and_then(|()| output.flush()));
+        if shared.reopen.swap(false, Ordering::Acquire) {
+            output.reopen();
+        }
         for word in asked {
             let _ = word.send(());
+        }
+        // Said when it is over, and not with each batch of a long day.
+        if taken < BATCH_LINES_MAX {
+            let missed = shared.missed.swap(0, Ordering::Relaxed);
+            if missed > 0 {
+                log::warn!("the access log was not taken in time: {missed} lines were dropped");
+            }
         }
     }
 }
@@ -195,6 +241,49 @@ mod tests {
             writer.write(b"line\n".to_vec());
         }
         assert_eq!(dropped.get(), 100);
+        assert_eq!(writer.shared.missed.load(Ordering::Relaxed), 100, "nobody was told yet");
+    }
+
+    #[test]
+    fn long_lines_fill_the_queue_too() {
+        let dropped = IntCounter::new("dropped", "Of the test.").expect("a counter");
+        let writer = Writer::open(&Sink::Stdout, dropped.clone()).expect("it is open");
+        for _ in 0..10 {
+            writer.write(vec![b'x'; 1 << 20]);
+        }
+        assert_eq!(dropped.get(), 2);
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_opened_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, moved) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+        let writer = Writer::open(
+            &Sink::File(path.clone()),
+            IntCounter::new("dropped", "Of the test.").expect("a counter"),
+        );
+        let writer = writer.expect("it is open");
+        writer.start().expect("a thread");
+        let write = |numbers: std::ops::Range<u32>| {
+            numbers.for_each(|number| writer.write(format!("{number}\n").into_bytes()));
+        };
+        let read = |path: &PathBuf| std::fs::read_to_string(path).expect("a file");
+        write(0..100);
+        std::fs::rename(&path, &moved).expect("it is ours");
+        write(100..200);
+        writer.reopen();
+        writer.flush(Duration::from_secs(5));
+        write(200..300);
+        // Where the new one cannot be opened, what is open is written on.
+        std::fs::rename(&path, folder.path().join("access.log.2")).expect("it is ours");
+        std::fs::create_dir(&path).expect("it is ours");
+        writer.reopen();
+        write(300..400);
+        writer.flush(Duration::from_secs(5));
+        let all = read(&moved) + &read(&folder.path().join("access.log.2"));
+        let numbers: Vec<u32> = all.lines().map(|line| line.parse().expect("whole lines")).collect();
+        assert_eq!(numbers, (0..400).collect::<Vec<_>>(), "none is lost, none is twice");
+        assert!(read(&moved).lines().count() >= 100);
     }
 
     #[test]
@@ -202,8 +291,8 @@ mod tests {
         let disk = Disk::default();
         let dropped = IntCounter::new("dropped", "Of the test.").expect("a counter");
         let (queue, lines) = sync_channel(QUEUED_LINES_MAX);
-        let (output, counter) = (Box::new(disk.clone()), dropped.clone());
-        let thread = std::thread::spawn(move || write_all(&lines, output, &counter));
+        let (output, shared) = (Output::to(Box::new(disk.clone())), Shared::new(dropped.clone()));
+        let thread = std::thread::spawn(move || write_all(&lines, output, &shared));
         let write = |from: usize, to: usize| {
             for number in from..to {
                 queue.send(Item::Line(format!("line {number:05}\n").into_bytes())).expect("it is read");

@@ -183,6 +183,6 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
     }
     gateway.log.write(match gateway.log_format {
         LogFormat::Json => line.to_json(),
-        LogFormat::Text => line.to_text(),
+        LogFormat::Text => line.to_text(gateway.log.is_coloured()),
     });
 }

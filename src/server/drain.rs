@@ -3,6 +3,7 @@
 //! Pingora alone would wait out its whole grace period, even with nothing left to do, and would end on SIGQUIT whether
 //! a successor serves or not.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::proxy::{Current, Gateway};
 
 use super::front::Connections;
 use super::handover::Handover;
+use super::journal;
 use super::pid::PidFile;
 use super::supervisor;
 
@@ -47,6 +49,8 @@ impl ShutdownSignalWatch for Signals {
         let mut terminate = listen(SignalKind::terminate());
         let mut interrupt = listen(SignalKind::interrupt());
         let mut quit = listen(SignalKind::quit());
+        // Unheard, it would end the process; `Drain` does what it asks for.
+        let _heard = listen(SignalKind::user_defined1());
         self.handover.hears_signals();
         loop {
             tokio::select! {
@@ -81,6 +85,8 @@ pub(super) struct Drain {
     pub(super) handover: Arc<Handover>,
     pub(super) connections: Connections,
     pub(super) pid_file: Option<PidFile>,
+    /// A daemon's.
+    pub(super) error_log: Option<PathBuf>,
 }
 
 #[async_trait]
@@ -92,6 +98,7 @@ impl BackgroundService for Drain {
         if let Some(traces) = &self.current.load().traces {
             traces.start();
         }
+        tokio::spawn(reopen_logs(Arc::clone(&self.current), self.error_log.clone()));
         let mut terminate = listen(SignalKind::terminate());
         if shutdown.changed().await.is_err() {
             return;
@@ -115,6 +122,17 @@ impl BackgroundService for Drain {
             () = self.all_have_ended() => self.leave(0),
             _ = terminate.recv() => self.leave(1),
         }
+    }
+}
+
+/// SIGUSR1: the files of both logs may have been moved away. To the process's end, as its last streams do.
+async fn reopen_logs(current: Arc<Current>, error_log: Option<PathBuf>) {
+    let mut moved = listen(SignalKind::user_defined1());
+    while moved.recv().await.is_some() {
+        if let Some(path) = &error_log {
+            journal::reopen(path);
+        }
+        current.load().log.reopen();
     }
 }
 

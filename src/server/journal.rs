@@ -1,5 +1,7 @@
 //! The log of the process itself, on standard error. Its level may change while it is written.
 
+use std::fs::OpenOptions;
+use std::path::Path;
 use std::sync::OnceLock;
 
 use arc_swap::ArcSwap;
@@ -36,6 +38,19 @@ pub(super) fn set_level(level: LevelFilter) {
         let logger = logger(level);
         log::set_max_level(logger.filter());
         journal.0.store(logger.into());
+    }
+}
+
+/// Goes on in the file that has the name now: standard error of a daemon. Where that cannot be opened, it goes on where
+/// it was.
+pub(super) fn reopen(path: &Path) {
+    let opened = OpenOptions::new().create(true).append(true).open(path).map_err(|error| error.to_string());
+    let taken = opened.and_then(|file| nix::unistd::dup2_stderr(file).map_err(|error| error.to_string()));
+    match taken {
+        Ok(()) => log::info!("`server.error_log` {} is opened anew", path.display()),
+        Err(error) => {
+            log::error!("`server.error_log` {}: {error}; what was open is written on", path.display());
+        }
     }
 }
 

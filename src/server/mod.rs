@@ -84,6 +84,9 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
         let pid_file = pid_file.as_deref().map(PidFile::claim).transpose()?;
         (None, listen::check(&settings)?, pid_file)
     };
+    let is_daemon = conf.daemon || (launch.in_place && settings.server.pingora.contains("\ndaemon: true\n"));
+    let error_log =
+        conf.error_log.as_deref().filter(|_| is_daemon).map(Path::new).map(absolute).transpose()?;
     let scratch = pid::scratch_of_a_daemon(&mut conf, pid_file.as_ref().filter(|_| !launch.upgrade));
     daemon::check(&conf)?;
     if settings.keys.is_none() {
@@ -108,6 +111,7 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
         handover: Arc::clone(&handover),
         connections: connections.clone(),
         pid_file: pid_file.clone(),
+        error_log,
     };
     server.add_service(background_service("drain", drain));
     server.add_service(background_service("bookkeeper", Bookkeeper(Arc::clone(&gateway))));

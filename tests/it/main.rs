@@ -36,6 +36,7 @@ mod servers;
 mod router;
 mod cors;
 mod observe;
+mod lines;
 mod page;
 mod upgrade;
 mod usage;
