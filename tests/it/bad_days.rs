@@ -110,7 +110,8 @@ async fn a_running_gateway_is_unharmed_by_a_file_that_is_none() {
     fs::write(&beside, good).expect("the folder is ours");
     fs::rename(&beside, gateway.config()).expect("the folder is ours");
     eventually!(gateway.stderr().contains("gateway.yaml is taken"), "{}", gateway.stderr());
-    assert_eq!(gateway.scrape().await.sum("ai_gateway_config_last_reload_successful", &[]), 1.0);
+    // Counted a moment after it is said.
+    eventually!(gateway.scrape().await.sum("ai_gateway_config_last_reload_successful", &[]) == 1.0);
 }
 
 /// Starts it where it cannot run, and gives its last line.
