@@ -184,22 +184,23 @@ impl Account {
     }
 
     fn check(&self, sum: &Sum, tokens: u64, spent: &impl Fn(&Budget) -> Spent) -> Result<(), Refused> {
-        for budget in &self.grant.budgets {
+        let refusals = self.grant.budgets.iter().filter_map(|budget| {
             let spent = spent(budget);
             let (used, reserved, asked) = match budget.goods {
                 Goods::Requests => (spent.requests, sum.requests, 1),
                 Goods::Tokens => (spent.tokens, sum.tokens, tokens),
             };
             let used = used.saturating_add(reserved);
-            if used.saturating_add(asked) > budget.amount {
-                // What is reserved may come back.
-                let spent_up = (used - reserved).saturating_add(asked) > budget.amount;
-                let wait = if spent_up { spent.ends_in } else { SETTLES_IN };
-                let allows = Allows::Budget { budget: *budget, asked, used, spent_up };
-                return Err(Refused { limit: Limit::BUDGET, wait: Some(wait), allows, level: None });
+            if used.saturating_add(asked) <= budget.amount {
+                return None;
             }
-        }
-        Ok(())
+            // What is reserved may come back.
+            let spent_up = (used - reserved).saturating_add(asked) > budget.amount;
+            let wait = if spent_up { spent.ends_in } else { SETTLES_IN };
+            let allows = Allows::Budget { budget: *budget, asked, used, spent_up };
+            Some(Refused { limit: Limit::BUDGET, wait: Some(wait), allows, level: None })
+        });
+        Refused::longest(refusals).map_or(Ok(()), Err)
     }
 }
 

@@ -14,14 +14,15 @@ use super::name::{Kind, Limit, Scope};
 use super::quota::{Place, Quota};
 use super::rate::Rate;
 
-/// The order of locks, and of refusals.
+/// The order of locks, and of refusals that take as long.
 const SCOPES: [Scope; 5] = [Scope::Gateway, Scope::Key, Scope::User, Scope::Model, Scope::KeyModel];
 
 /// The quotas of one request, by their places in `SCOPES`.
 #[derive(Debug, Clone, Default)]
 pub struct Subjects([Option<Arc<Quota>>; SCOPES.len()]);
 
-/// A refusal: which limit, and the true wait until it would admit (for concurrency, unknown).
+/// A refusal: which limit, and the true wait until it would admit (for concurrency, unknown). Of several limits that
+/// refuse it is the one that does so for the longest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {
     pub limit: Limit,
@@ -147,10 +148,9 @@ impl Subjects {
         now: Duration,
         spent: impl Fn(&Budget) -> Spent,
     ) -> Result<(), Refused> {
-        if let Some(refused) = refusal(&self.lock(Kind::Tokens), Kind::Tokens, tokens, now) {
-            return Err(refused);
-        }
-        account.map_or(Ok(()), |account| account.would_reserve(tokens, spent))
+        let by_bucket = refusal(&self.lock(Kind::Tokens), Kind::Tokens, tokens, now);
+        let by_budget = account.and_then(|account| account.would_reserve(tokens, spent).err());
+        Refused::longest(by_bucket.into_iter().chain(by_budget)).map_or(Ok(()), Err)
     }
 
     /// Reserves tokens, and within the budgets of `account` also the request itself; `spent` tells what has been
@@ -164,7 +164,8 @@ impl Subjects {
     ) -> Result<Reservation, Refused> {
         let mut buckets = self.lock(Kind::Tokens);
         if let Some(refused) = refusal(&buckets, Kind::Tokens, tokens, now) {
-            return Err(refused);
+            let by_budget = account.and_then(|account| account.would_reserve(tokens, spent).err());
+            return Err(by_budget.filter(|other| other.outlasts(&refused)).unwrap_or(refused));
         }
         let reserved = account.map(|account| account.reserve(tokens, spent)).transpose()?.flatten();
         let loans = buckets.iter_mut().map(|(.., bucket)| bucket.lend(tokens, now)).collect();
@@ -174,9 +175,25 @@ impl Subjects {
     }
 }
 
+impl Refused {
+    /// Whether this limit refuses for longer. What never fits does so for ever.
+    fn outlasts(&self, other: &Self) -> bool {
+        match (self.wait, other.wait) {
+            (Some(wait), Some(others)) => wait > others,
+            (wait, others) => wait.is_none() && others.is_some(),
+        }
+    }
+
+    /// Of several refusals of one request the last to end, since the others' wait would be in vain; of equal ones the
+    /// first.
+    pub(super) fn longest(refusals: impl Iterator<Item = Self>) -> Option<Self> {
+        refusals.reduce(|first, next| if next.outlasts(&first) { next } else { first })
+    }
+}
+
 /// Why these buckets do not admit so much, if one of them does not.
 fn refusal(buckets: &Locked<'_>, kind: Kind, amount: u64, now: Duration) -> Option<Refused> {
-    buckets.iter().find_map(|(scope, quota, bucket)| {
+    let refusals = buckets.iter().filter_map(|(scope, quota, bucket)| {
         let wait = match bucket.ruling(amount, now) {
             Ruling::Admit => return None,
             Ruling::Wait(wait) => Some(wait),
@@ -189,7 +206,8 @@ fn refusal(buckets: &Locked<'_>, kind: Kind, amount: u64, now: Duration) -> Opti
         };
         let limit = Limit { scope: *scope, kind };
         Some(Refused { limit, wait, allows, level: tightest(buckets, now) })
-    })
+    });
+    Refused::longest(refusals)
 }
 
 fn tightest(buckets: &Locked<'_>, now: Duration) -> Option<Level> {

@@ -101,7 +101,7 @@ async fn requests_are_limited_by_model_and_a_refusal_costs_the_others_nothing() 
     let yaml = "models: {tiny: {upstream: local}, mini: {upstream: local, as: tiny}, \
                 big: {upstream: local, limits: {requests: 2/h}, key_limits: {requests: 1/h}}}\n\
                 limits: {gateway: {requests: 6/h}, model: {requests: 3/h}}\n";
-    let keys = auth(&[("alice", "sk-alice", ""), ("bob", "sk-bob", "")]);
+    let keys = auth(&[("alice", "sk-alice", ""), ("bob", "sk-bob", ""), ("carol", "sk-carol", "")]);
     let gateway = gateway::before(&llama).yaml(&(keys + yaml)).start().await;
     let ask = async |key: &str, model: &str| {
         let body = json!({"model": model, "messages": [{"role": "user", "content": "x"}]});
@@ -114,7 +114,8 @@ async fn requests_are_limited_by_model_and_a_refusal_costs_the_others_nothing() 
         assert_eq!(ask("sk-alice", "big").await, "key_model.requests");
     }
     assert_eq!(ask("sk-bob", "big").await, "");
-    assert_eq!(ask("sk-bob", "big").await, "model.requests");
+    assert_eq!(ask("sk-carol", "big").await, "model.requests");
+    assert_eq!(ask("sk-bob", "big").await, "key_model.requests", "of two that refuse, the last to end");
     for model in ["tiny", "mini", "tiny"] {
         assert_eq!(ask("sk-alice", model).await, "", "{model}");
     }

@@ -59,6 +59,45 @@ fn each_scope_refuses_by_its_own_name_and_an_alias_shares_its_models_limit() {
     assert_eq!(admit(None, 0), Some("model.requests"));
 }
 
+/// Whoever waits as long as it is told is admitted, and not before.
+#[test]
+fn of_several_that_refuse_the_last_to_end_is_named() {
+    let gate = Gate::new(allowance(Some("60/min"), Some(1), None), &[], Vec::new(), None);
+    let account = account(allowance(Some("1/h"), Some(1), None));
+    let now = Duration::from_secs(5);
+    let subjects = gate.subjects(Some(&account), None, now);
+    assert_eq!(refused(subjects.admit(now)), None);
+    let both = subjects.admit(now).expect_err("neither admits");
+    assert_eq!((both.limit.name(), both.wait), ("key.requests", Some(Duration::from_secs(3600))));
+    let then = now + Duration::from_secs(3600);
+    assert_eq!(refused(subjects.admit(then - Duration::from_nanos(1))), Some("key.requests"));
+    assert_eq!(refused(subjects.admit(then)), None);
+
+    let gate = Gate::new(tokens("600/min"), &[], Vec::new(), None);
+    let budget = |per| Budget { goods: Goods::Tokens, amount: 100, per };
+    let budgets = vec![budget(Span::Day), budget(Span::Month)];
+    let account = Arc::new(Account::new(Grant { own: tokens("60/min"), budgets, ..Grant::default() }));
+    let subjects = gate.subjects(Some(&account), None, now);
+    let spent = |day, month| {
+        move |budget: &Budget| match budget.per {
+            Span::Day => Spent { tokens: day, ends_in: Duration::from_secs(40), ..Spent::default() },
+            Span::Month => Spent { tokens: month, ends_in: Duration::from_secs(9000), ..Spent::default() },
+        }
+    };
+    subjects.reserve(Some(&account), 60, now, nothing).expect("it fits").settle(60, now);
+    for (day, month, asked, limit, wait) in [
+        (60, 60, 30, "key.tokens", Some(30)),
+        (100, 60, 30, "key.budget", Some(40)),
+        (100, 100, 30, "key.budget", Some(9000)),
+        (100, 100, 61, "key.tokens", None),
+    ] {
+        let (wait, case) = (wait.map(Duration::from_secs), format!("{day} {month} {asked}"));
+        let would = subjects.would_reserve(Some(&account), asked, now, spent(day, month)).expect_err(&case);
+        assert_eq!((would.limit.name(), would.wait), (limit, wait), "{case}");
+        assert_eq!(subjects.reserve(Some(&account), asked, now, spent(day, month)).expect_err(&case), would);
+    }
+}
+
 #[test]
 fn a_place_returns_when_its_permit_is_dropped() {
     let gate = Gate::new(allowance(None, None, Some(3)), &[], Vec::new(), None);
