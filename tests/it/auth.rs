@@ -26,6 +26,8 @@ async fn every_wrong_key_gets_the_same_answer() {
         chat("hi").key("sk-alice").header("x-api-key", "sk-wrong"),
         chat("hi").key("sk-wrong").header("x-api-key", "sk-alice"),
         chat("hi").key(&sha256("sk-alice")),
+        chat("hi").key("sk-alice").key("sk-wrong"),
+        chat("hi").header("x-api-key", "sk-alice").header("x-api-key", "sk-wrong"),
     ];
     let mut bodies: Vec<Value> = Vec::new();
     for asked in wrong {
@@ -85,6 +87,22 @@ async fn a_key_may_use_only_its_models() {
     assert_eq!(llama.requests(), 1);
     assert_eq!(caller.send(chat("hi").key("sk-bob")).await.cache(), "hit");
     refused(&caller.send(chat("hi").key("sk-alice")).await, 403, "model_not_allowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_good_only_from_where_it_may_come() {
+    let llama = llama::scripted().start().await;
+    let keys = auth(&[("alice", "sk-alice", "from: [10.0.0.0/8, \"2001:db8::/32\"]")]);
+    let trusting =
+        gateway::before(&llama).yaml(&(keys.clone() + "trusted_proxies: [127.0.0.0/8]\n")).start().await;
+    let doubting = gateway::before(&llama).yaml(&keys).start().await;
+    for (from, status) in
+        [("10.1.2.3", 200), ("2001:db8::1", 200), ("192.0.2.1", 401), ("10.1.2.3, 192.0.2.1", 401)]
+    {
+        let asked = chat("hi").key("sk-alice").header("x-forwarded-for", from);
+        assert_eq!(trusting.send(asked.clone()).await.status, status, "{from}");
+        refused(&doubting.send(asked).await, 401, "invalid_api_key");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -135,6 +135,31 @@ async fn concurrent_is_given_back_however_the_caller_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn places_of_every_scope_come_back_from_who_leaves() {
+    let one = "{concurrent: 1}";
+    let tiny = |more: &str| format!("models: {{tiny: {{upstream: local, {more}}}}}\n");
+    for (limit, yaml) in [
+        ("gateway.concurrent", format!("limits: {{gateway: {one}}}\n")),
+        ("user.concurrent", format!("limits: {{user: {one}}}\n")),
+        ("model.concurrent", tiny(&format!("limits: {one}"))),
+        ("key_model.concurrent", tiny(&format!("key_limits: {one}"))),
+    ] {
+        let llama = llama::scripted().holds().start().await;
+        let keys = auth(&[("alice", "sk-alice", "user_header: x-user")]);
+        let gateway = gateway::before(&llama).yaml(&(keys + &yaml)).start().await;
+        let asked = |text: &str| chat(text).key("sk-alice").header("x-user", "ann");
+        let caller = gateway.caller().await.ask(asked("held")).await;
+        eventually!(llama.requests() == 1);
+        let refusal = gateway.send(asked("another")).await;
+        refused(&refusal, 429, "concurrency_limit");
+        assert!(refusal.text().contains(limit), "{refusal:?}");
+        caller.leaves();
+        let ask = async || gateway.send(asked("x").header("cache-control", "only-if-cached")).await.status;
+        eventually!(ask().await == 504, "{limit}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_say_what_is_left() {
     let llama = llama::scripted().start().await;
     let keys = auth(&[("alice", "sk-alice", "limits: {requests: 60/min}")]);

@@ -157,6 +157,33 @@ async fn priority_goes_first_and_a_heavy_key_does_not_delay_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_heavy_user_of_a_key_does_not_delay_another() {
+    let keys = auth(&[("webui", "sk-webui", "user_header: x-user")]);
+    let (llama, gateway) = one_slot(&keys, "").await;
+    let asked = |text: &str, user: &str| chat(text).key("sk-webui").header("x-user", user);
+    let mut callers = vec![gateway.caller().await.ask(asked("work", "heavy")).await];
+    eventually!(llama.requests() == 1);
+    for number in 0..10 {
+        callers.push(queues(&gateway, asked(&format!("heavy {number}"), "heavy"), number + 1).await);
+    }
+    callers.push(queues(&gateway, asked("light", "light"), 11).await);
+    let mut order = Vec::new();
+    for number in 1..4 {
+        llama.release();
+        eventually!(llama.requests() == number + 1);
+        order.push(llama.last().text());
+    }
+    assert!(
+        order.iter().take(2).any(|body| body.contains("light")),
+        "after at most one of the heavy: {order:?}"
+    );
+    llama.release_all();
+    for caller in callers {
+        assert_eq!(caller.answering("POST").await.finish().await.0.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_a_server_that_dies_is_told_so() {
     let llama = scripted().slots(1).holds().start().await;
     let gateway = gateway::before(&llama)
