@@ -100,7 +100,7 @@ async fn ten_people_get_keys() {
     let add = [commands(&page, "ai-gateway key add"), commands(&page, "for name")].concat();
     let said: Vec<String> = add.iter().map(|command| sh(command, "", "")).collect();
     let alice = &said[0];
-    assert!(said.len() == 3 && alice.starts_with("sk-") && said[2].lines().count() == 4, "{said:?}");
+    assert!(said.len() == 3 && alice.starts_with("sk-") && said[2].lines().count() == 8, "{said:?}");
     sh(commands(&page, "ai-gateway check")[0], "", "");
 
     let llama = llama::scripted().start().await;
@@ -109,9 +109,9 @@ async fn ten_people_get_keys() {
     let curl = commands(&page, "curl \"$OPENAI")[0].replace("curl ", "curl --fail -sS ");
     let answer = sh(&curl, alice, &format!("http://{}/v1", gateway.address()));
     assert!(answer.contains("choices"), "{answer}");
-    assert_eq!(sh(commands(&page, "ai-gateway key list")[0], "", "").lines().count(), 1 + 6);
+    assert_eq!(sh(commands(&page, "ai-gateway key list")[0], "", "").lines().count(), 1 + 10);
     sh(commands(&page, "ai-gateway key revoke")[0], "", "");
-    assert_eq!(sh(commands(&page, "ai-gateway key list")[0], "", "").lines().count(), 1 + 5);
+    assert_eq!(sh(commands(&page, "ai-gateway key list")[0], "", "").lines().count(), 1 + 9);
 }
 
 /// `UPDATE=1 cargo test --test it docs` writes it anew.
