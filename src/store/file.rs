@@ -300,3 +300,20 @@ fn explain(path: &Path, fault: &Fault) -> String {
     };
     format!("the usage store {} {what}", path.display())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No test cuts the power: what outlives that is what SQLite is told.
+    #[test]
+    fn each_transaction_is_on_the_disk_when_it_ends() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let Ok(connection) = connect(&folder.path().join("usage.db"), BUSY_WAIT_MAX) else {
+            panic!("a new file can be written")
+        };
+        let told = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get(0));
+        assert_eq!(told("synchronous"), Ok(rusqlite::types::Value::Integer(2)), "FULL");
+        assert_eq!(told("journal_mode"), Ok(rusqlite::types::Value::Text("wal".to_owned())));
+    }
+}
