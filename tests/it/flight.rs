@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use crate::support::client::Answer;
-use crate::support::eventually::{PATIENCE, PAUSE};
+use crate::support::eventually::PATIENCE;
 use crate::support::expect::{auth, refused};
 use crate::support::gateway::{self, Gateway, chat, chat_stream};
 use crate::support::llama::{self, Llama};
@@ -153,12 +151,7 @@ async fn a_follower_that_does_not_read_stalls_nobody() {
     // It is cut once it has taken nothing for a minute: six times the patience of a play.
     let follows = async || gateway.scrape().await.sum("ai_gateway_flight_followers", &[]);
     assert_eq!(follows().await, 1.0, "it may take its time");
-    let cut = async {
-        while follows().await > 0.0 {
-            tokio::time::sleep(PAUSE).await;
-        }
-    };
-    timeout(PATIENCE * 9, cut).await.expect("the idle follower is cut");
+    eventually!(within PATIENCE * 9; follows().await == 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

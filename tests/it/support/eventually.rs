@@ -7,13 +7,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause between two looks.
 pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 
-/// Looks again and again until the condition holds; after ten seconds the play has failed.
+/// Looks again and again until the condition holds; after ten seconds, or `within` what it says, the play has failed.
 macro_rules! eventually {
+    (within $patience:expr; $condition:expr) => {
+        eventually!(@ $patience, $condition, "it never came about")
+    };
     ($condition:expr) => {
         eventually!($condition, "it never came about")
     };
-    ($condition:expr, $($why:tt)+) => {{
-        let given_up = tokio::time::Instant::now() + $crate::support::eventually::PATIENCE;
+    (@ $patience:expr, $condition:expr, $($why:tt)+) => {{
+        let given_up = tokio::time::Instant::now() + $patience;
         while !$condition {
             assert!(
                 tokio::time::Instant::now() < given_up,
@@ -24,4 +27,7 @@ macro_rules! eventually {
             tokio::time::sleep($crate::support::eventually::PAUSE).await;
         }
     }};
+    ($condition:expr, $($why:tt)+) => {
+        eventually!(@ $crate::support::eventually::PATIENCE, $condition, $($why)+)
+    };
 }
