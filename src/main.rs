@@ -79,6 +79,21 @@ enum Command {
         #[arg(long)]
         csv: bool,
     },
+    /// Show the running gateway in this terminal: who asks, what is slow, what was refused; elsewhere, print it once.
+    Top {
+        /// The file that it runs under: where operators ask, and with which token.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Where operators ask, if not as the file says: http://HOST:PORT, or https.
+        #[arg(long, value_name = "URL")]
+        admin: Option<String>,
+        /// A file that holds the token, if that is not the file's.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+        /// Print it once and end, on a terminal too.
+        #[arg(long)]
+        once: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -98,6 +113,11 @@ fn main() -> ExitCode {
         }
         Some(Command::Usage { config, key, since, csv }) => load(config.as_deref())
             .and_then(|loaded| cli::usage::show(&loaded.settings, &Filter { key, since }, csv)),
+        Some(Command::Top { config, admin, token_file, once }) => {
+            load(config.as_deref()).and_then(|loaded| {
+                cli::top::show(&loaded.settings, &cli::top::Wishes { admin, token_file, once })
+            })
+        }
     };
     let (code, message) = match done {
         Ok(()) => return ExitCode::SUCCESS,

@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme, StreamOwned};
 
-const TIME_MAX: Duration = Duration::from_secs(10);
+pub(super) const TIME_MAX: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
 /// Asks a listener; gives the status and the body.
@@ -26,8 +26,8 @@ pub(super) fn ask(listener: &Listener, target: &str, token: Option<&str>) -> io:
     match &listener.tls {
         None => converse(stream, &request),
         Some(tls) => {
-            let config = config(tls, Arc::default());
-            converse(StreamOwned::new(session(config, address)?, stream), &request).map_err(explained)
+            let session = session(trusting_itself(tls), address.ip().into())?;
+            converse(StreamOwned::new(session, stream), &request).map_err(explained)
         }
     }
 }
@@ -36,7 +36,10 @@ pub(super) fn ask(listener: &Listener, target: &str, token: Option<&str>) -> io:
 pub(super) fn is_asked_for_a_certificate(address: SocketAddr, tls: &Tls) -> io::Result<bool> {
     let address = reachable(address);
     let asked = Arc::new(Asked::default());
-    let mut stream = StreamOwned::new(session(config(tls, Arc::clone(&asked)), address)?, connect(address)?);
+    let mut stream = {
+        let session = session(config(tls, Arc::clone(&asked)), address.ip().into())?;
+        StreamOwned::new(session, connect(address)?)
+    };
     // What comes after, a refusal, is no news.
     let shaken = stream.conn.complete_io(&mut stream.sock);
     match asked.0.load(Ordering::Relaxed) {
@@ -46,7 +49,7 @@ pub(super) fn is_asked_for_a_certificate(address: SocketAddr, tls: &Tls) -> io::
 }
 
 /// An address to connect to, where one is listened on.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -55,7 +58,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+pub(super) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, TIME_MAX)?;
     stream.set_read_timeout(Some(TIME_MAX))?;
     stream.set_write_timeout(Some(TIME_MAX))?;
@@ -71,8 +74,13 @@ fn converse(mut stream: impl Read + Write, request: &str) -> io::Result<(String,
     Ok((head.split(' ').nth(1).unwrap_or_default().to_owned(), body.to_owned()))
 }
 
-fn session(config: ClientConfig, address: SocketAddr) -> io::Result<ClientConnection> {
-    ClientConnection::new(Arc::new(config), ServerName::from(address.ip())).map_err(io::Error::other)
+pub(super) fn session(config: ClientConfig, name: ServerName<'static>) -> io::Result<ClientConnection> {
+    ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)
+}
+
+/// Trusts the certificate that the file names, and shows none.
+pub(super) fn trusting_itself(tls: &Tls) -> ClientConfig {
+    config(tls, Arc::default())
 }
 
 fn config(tls: &Tls, asked: Arc<Asked>) -> ClientConfig {
@@ -133,7 +141,7 @@ impl ServerCertVerifier for Itself {
 }
 
 /// Says in words why the handshake failed, where it is the certificate.
-fn explained(error: io::Error) -> io::Error {
+pub(super) fn explained(error: io::Error) -> io::Error {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     match inner {
         Some(Error::InvalidCertificate(_)) => {

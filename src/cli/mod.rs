@@ -3,7 +3,9 @@
 mod ask;
 pub(crate) mod health;
 pub(crate) mod key;
+mod place;
 mod replace;
+pub(crate) mod top;
 pub(crate) mod upgrade;
 pub(crate) mod usage;
 

@@ -38,6 +38,7 @@ mod cors;
 mod observe;
 mod lines;
 mod page;
+mod top;
 mod upgrade;
 mod usage;
 mod config_cli;

@@ -15,3 +15,4 @@ pub(crate) mod collector;
 pub(crate) mod scrape;
 pub(crate) mod log;
 pub(crate) mod expect;
+pub(crate) mod terminal;
