@@ -11,7 +11,7 @@ mod hour;
 mod recent;
 mod trace;
 
-pub use hour::{Gauges, Hour, STEP, Step};
+pub use hour::{Gauges, Hour, Past, STEP, Step};
 pub use labels::{BreakerState, CacheOutcome, Ended, Labels, Phase, ServerState, Unshaken};
 pub use line::{Line, milliseconds};
 pub use metrics::{ANYBODY, Families, Metrics, Totals, reference};

@@ -1,5 +1,5 @@
 //! What a process leaves to the one that succeeds it: what was used of limits and budgets, the answers that are kept,
-//! what operators have said, and, as long as it finishes what it has, what becomes of that.
+//! the last hour, what operators have said, and, as long as it finishes what it has, what becomes of that.
 //!
 //! Said in items, each complete in itself, so that a successor of another version takes what it understands and passes
 //! over the rest. Limits are named as the file names them: what the successor's file does not have is dropped.
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::{Answer, Entry, Form, Key, Purge, Worth};
 use crate::limit::{Movement, Quota, Standing};
+use crate::observe::Past;
 use crate::route::Server;
 use crate::store::{Counts, Filter, Row};
 
@@ -38,6 +39,8 @@ pub enum Item {
     Busy { server: String, requests: i32 },
     /// What a key has used, where that is in no file.
     Used(Row),
+    /// Ten seconds of the last hour, the oldest first.
+    Past(Box<Past>),
     /// An answer that is kept; its body comes after it.
     Answer(Kept),
 }
@@ -97,6 +100,9 @@ impl Testament {
         tell(Item::Purges { last, all, named }, Bytes::new())?;
         for server in gateway.fleet.servers.iter().filter(|server| server.is_draining()) {
             tell(Item::Drained(server.spec.url.to_string()), Bytes::new())?;
+        }
+        for past in gateway.hour.past(gateway.clock.now(), &gateway.metrics.totals()) {
+            tell(Item::Past(Box::new(past)), Bytes::new())?;
         }
         self.answers(&gateway, tell)?;
         self.used(&gateway, tell)?;
@@ -281,6 +287,7 @@ impl Heir {
                 servers(&gateway, &server).for_each(|server| server.shift_in_flight(requests));
                 *self.busy.entry(server).or_default() += requests;
             }
+            Item::Past(past) => gateway.hour.assume(&past, now),
             Item::Used(row) => gateway.ledger.take_over(row),
             Item::Answer(kept) => {
                 if let Some((key, answer)) = kept.answer(body) {

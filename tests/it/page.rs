@@ -206,3 +206,25 @@ async fn a_page_ends_with_the_process_and_does_not_hold_it() {
     eventually!(gateway.exited().is_some());
     while page.event().await.is_some() {}
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_hands_the_hour_over() {
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::before(&llama).yaml("server: {pid_file: gateway.pid}").start().await;
+    eventually!(gateway.serving().is_some());
+    let mut page = open(&gateway, live()).await;
+    // Counting begins with the first look.
+    while told(&mut page).await["minute"]["seconds"] == 0.0 {}
+    for _ in 0..3 {
+        gateway.chat("the-prompt").await;
+    }
+    for _ in 0..2 {
+        // From one process to the next, and from that to another.
+        gateway.upgraded().await;
+        let whole = told(&mut open(&gateway, live()).await).await;
+        let steps = whole["steps"].as_array().cloned().unwrap_or_default();
+        let sum = |name: &str| steps.iter().filter_map(|step| step[name].as_u64()).sum::<u64>();
+        assert_eq!((sum("misses"), sum("hits")), (1, 2), "{whole}");
+        assert_eq!(whole["totals"]["hits"], 0, "the process itself has had none");
+    }
+}

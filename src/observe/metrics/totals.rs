@@ -3,6 +3,8 @@
 use prometheus::Histogram;
 use prometheus::core::Metric;
 
+use serde::{Deserialize, Serialize};
+
 use super::super::labels::CacheOutcome;
 use super::{FIRST_TOKEN, Metrics};
 
@@ -10,7 +12,7 @@ use super::{FIRST_TOKEN, Metrics};
 const BUCKETS: usize = FIRST_TOKEN.len() + 1;
 
 /// What has been counted since the process began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     pub requests: u64,
     /// Answered with a 4xx.
@@ -29,7 +31,8 @@ pub struct Totals {
 }
 
 /// How many times fell into each bucket.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<u64>", try_from = "Vec<u64>")]
 pub struct Times([u64; BUCKETS]);
 
 impl Totals {
@@ -50,6 +53,20 @@ impl Totals {
                 self.first_token.0[at].saturating_sub(earlier.first_token.0[at])
             })),
         }
+    }
+}
+
+impl From<Times> for Vec<u64> {
+    fn from(times: Times) -> Self {
+        times.0.to_vec()
+    }
+}
+
+impl TryFrom<Vec<u64>> for Times {
+    type Error = &'static str;
+
+    fn try_from(counts: Vec<u64>) -> Result<Self, Self::Error> {
+        counts.try_into().map(Self).map_err(|_| "other buckets than this version has")
     }
 }
 
