@@ -1,7 +1,7 @@
 //! Lines on their way to a file or standard output, off the path of requests.
 //!
 //! A bounded queue and one thread: when the reader stalls, lines are dropped and counted, and no request waits. What
-//! is queued is written within a fraction of a millisecond of the thread's being scheduled. A disk that is full for a
+//! is queued is written within 20 ms of the thread's being scheduled. A disk that is full for a
 //! while costs no line that still fits into the buffer, and leaves no half of one.
 
 use std::io::{self, IsTerminal, Write};
@@ -22,6 +22,9 @@ const QUEUED_BYTES_MAX: usize = 8 << 20;
 
 /// So many lines are written, then what is asked besides is looked at.
 const BATCH_LINES_MAX: usize = 1024;
+
+/// After a batch, lines gather for so long: to wake a thread for each would cost a request a quarter of its time.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,6 +181,7 @@ fn write_all(lines: &Receiver<Item>, mut output: Output, shared: &Shared) {
             if missed > 0 {
                 log::warn!("the access log was not taken in time: {missed} lines were dropped");
             }
+            std::thread::sleep(PAUSE);
         }
     }
 }
