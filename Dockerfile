@@ -9,9 +9,10 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 # The dependencies first, from an empty program: this layer lasts until Cargo.toml or Cargo.lock changes.
-# Cargo reads of every member of the workspace; the fuzz targets themselves are not built.
+# Cargo reads of every member of the workspace; neither the fuzz targets nor the bench are built.
 COPY Cargo.toml Cargo.lock ./
 COPY fuzz/Cargo.toml fuzz/
+COPY bench/Cargo.toml bench/
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \

