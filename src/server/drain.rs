@@ -37,6 +37,7 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Signals {
     pub(super) current: Arc<Current>,
     pub(super) handover: Arc<Handover>,
+    pub(super) pid_file: Option<PidFile>,
 }
 
 fn listen(kind: SignalKind) -> Signal {
@@ -46,6 +47,19 @@ fn listen(kind: SignalKind) -> Signal {
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
+        let signal = self.heard().await;
+        if matches!(signal, ShutdownSignal::FastShutdown) {
+            // Pingora would end its threads one by one, and waits for one that accepts on another's socket for ever.
+            leave_nothing_behind(&self.current.load(), self.pid_file.as_ref());
+            log::info!("stopped");
+            std::process::exit(0);
+        }
+        signal
+    }
+}
+
+impl Signals {
+    async fn heard(&self) -> ShutdownSignal {
         let mut terminate = listen(SignalKind::terminate());
         let mut interrupt = listen(SignalKind::interrupt());
         let mut quit = listen(SignalKind::quit());
