@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ServerApp};
-use pingora::listeners::TcpSocketOptions;
+use pingora::listeners::{L4BufferSettings, ListenerConfig, TcpSocketOptions};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::protocols::l4::stream::Stream as TcpStream;
@@ -29,6 +29,14 @@ use super::tls::{Listeners, Shown};
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
+/// A head and a body that is not large. What is read into more room goes there without this buffer; Pingora's own would
+/// be 64 KiB for each connection.
+const READ_BUFFER_BYTES: usize = 16 << 10;
+
+/// An answer of a few hundred tokens goes out with its header in one piece; in Pingora's 1460 bytes, the header alone
+/// fits beside most of ours, and each piece is a system call and a packet. Nothing waits here: who writes flushes.
+const WRITE_BUFFER_BYTES: usize = 4 << 10;
+
 /// What the doors of all services share.
 pub(super) struct Doors {
     pub(super) listeners: Arc<Listeners>,
@@ -47,7 +55,9 @@ impl Doors {
 
     /// Opens a listener of a service, and says so: whom it is for, and at which path.
     pub(super) fn open<A>(&self, service: &mut Service<A>, address: SocketAddr, whom: &str, path: &str) {
-        service.add_tcp_with_settings(&address.to_string(), socket_options());
+        let listener = ListenerConfig::tcp(address.to_string()).tcp_socket_options(socket_options());
+        service
+            .add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER_BYTES, WRITE_BUFFER_BYTES)));
         let scheme = if self.listeners.shown_at(address).is_some() { "https" } else { "http" };
         log::info!("{whom}{scheme}://{address}{path}");
     }
