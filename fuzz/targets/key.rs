@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use ai_gateway::cache::{Dialect, Form, Key, Question};
+use ai_gateway::cache::{Dialect, Form, Key, Question, digest};
 use ai_gateway::wire::{self, Document};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -13,18 +13,18 @@ const ENDPOINT: &str = "/v1/chat/completions";
 /// The one place that knows what a question is made of.
 fn key(document: &Document) -> Option<Key> {
     let stream = wire::wants_stream(&document.members).unwrap_or_default();
-    Question {
+    let form = Form::asked(Dialect::of(ENDPOINT), stream, &document.members);
+    let question = Question {
         scope: None,
         endpoint: ENDPOINT,
-        form: Form::asked(Dialect::of(ENDPOINT), stream, &document.members),
         upstream: "local",
         model: document.model.as_ref().map(|model| model.name.as_str()),
         fingerprint: None,
         purge: 0,
         headers: &[],
-        body: &document.members,
-    }
-    .key()
+        body: &digest(form, &document.members)?,
+    };
+    Some(question.key())
 }
 
 /// The value with its members in reverse, white space between all tokens, escapes for all letters and exponents for

@@ -7,17 +7,20 @@
 use std::io::{self, Write};
 
 use serde_json::{Map, Number, Value};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::form::Form;
 
 /// The whole hash; a hit compares all of it.
 pub type Key = [u8; 32];
 
+/// What a body adds to it.
+pub type Digest = [u8; 32];
+
 /// Members that cannot change the answer, each with the reason.
 const NEUTRAL: &[&str] = &[
     "stream",            // the form of the answer: one entry serves them all
-    "stream_options",    // the same; but see `Question::is_peculiar`
+    "stream_options",    // the same; but see `is_peculiar`
     "user",              // an abuse-tracking id; the server ignores it
     "metadata",          // the caller's own notes, echoed nowhere by llama-server
     "safety_identifier", // OpenAI's successor of `user`
@@ -40,7 +43,6 @@ pub struct Question<'a> {
     pub scope: Option<&'a str>,
     /// The endpoint's path on the server.
     pub endpoint: &'a str,
-    pub form: Form,
     /// The upstream and the name of the model there.
     pub upstream: &'a str,
     pub model: Option<&'a str>,
@@ -50,18 +52,13 @@ pub struct Question<'a> {
     pub purge: u64,
     /// Headers that pass to the server and can change an answer.
     pub headers: &'a [(&'static str, Vec<u8>)],
-    /// The body without `model`.
-    pub body: &'a Map<String, Value>,
+    /// Of the body, by [`digest`].
+    pub body: &'a Digest,
 }
 
 impl Question<'_> {
-    /// `None`: a number in the body is not held as it was written, and another body could have the same key.
-    pub fn key(&self) -> Option<Key> {
-        let members = || self.body.iter().filter(|(name, _)| !NEUTRAL.contains(&name.as_str()));
-        if members().any(|(_, value)| may_be_rounded(value)) {
-            return None;
-        }
-        let mut hash = Hasher(Sha256::new());
+    pub fn key(&self) -> Key {
+        let mut hash = Hasher::new();
         hash.part(b"scope", self.scope.map(str::as_bytes));
         hash.part(b"endpoint", Some(self.endpoint.as_bytes()));
         hash.part(b"upstream", Some(self.upstream.as_bytes()));
@@ -71,38 +68,50 @@ impl Question<'_> {
         for (name, value) in self.headers {
             hash.part(name.as_bytes(), Some(value));
         }
-        if self.is_peculiar() {
-            hash.part(b"form", Some(&[self.form.index() as u8]));
-            let options = self.body.get("stream_options").unwrap_or(&Value::Null);
-            write_value(options, &mut hash).expect("a hasher takes every byte");
-        }
-        hash.part(b"body", None);
-        write_object(members().collect(), &mut hash).expect("a hasher takes every byte");
-        Some(hash.0.finalize().into())
+        hash.part(b"body", Some(self.body));
+        hash.finish()
     }
+}
 
-    /// Whether a stream is asked for that tells what cannot be told in another form: then it has an entry of its own.
-    fn is_peculiar(&self) -> bool {
-        let asked = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
-        let known = |options: &Value| match options {
-            Value::Null => true,
-            Value::Object(options) => options.iter().all(|(name, value)| {
-                name == "include_usage" && matches!(value, Value::Null | Value::Bool(_))
-            }),
-            _ => false,
-        };
-        self.form != Form::Plain
-            && (SHOWN_IN_STREAMS.iter().any(|name| self.body.get(*name).is_some_and(asked))
-                || !self.body.get("stream_options").is_none_or(known))
+/// The part of a key that a body is (without its `model`), and the form that it asks for where that matters. `None`: a
+/// number in the body is not held as it was written, and another body could have the same key.
+pub fn digest(form: Form, body: &Map<String, Value>) -> Option<Digest> {
+    let members = || body.iter().filter(|(name, _)| !NEUTRAL.contains(&name.as_str()));
+    if members().any(|(_, value)| may_be_rounded(value)) {
+        return None;
     }
+    let mut hash = Hasher::new();
+    if is_peculiar(form, body) {
+        hash.part(b"form", Some(&[form.index() as u8]));
+        let options = body.get("stream_options").unwrap_or(&Value::Null);
+        write_value(options, &mut hash).expect("a hasher takes every byte");
+    }
+    hash.part(b"body", None);
+    write_object(members().collect(), &mut hash).expect("a hasher takes every byte");
+    Some(hash.finish())
+}
+
+/// Whether a stream is asked for that tells what cannot be told in another form: then it has an entry of its own.
+fn is_peculiar(form: Form, body: &Map<String, Value>) -> bool {
+    let asked = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
+    let known = |options: &Value| match options {
+        Value::Null => true,
+        Value::Object(options) => options
+            .iter()
+            .all(|(name, value)| name == "include_usage" && matches!(value, Value::Null | Value::Bool(_))),
+        _ => false,
+    };
+    form != Form::Plain
+        && (SHOWN_IN_STREAMS.iter().any(|name| body.get(*name).is_some_and(asked))
+            || !body.get("stream_options").is_none_or(known))
 }
 
 /// The key of the same answer in one form only: for shapes that cannot be rendered in another.
 pub fn only(key: &Key, form: Form) -> Key {
-    let mut hash = Hasher(Sha256::new());
+    let mut hash = Hasher::new();
     hash.part(b"only", Some(&[form.index() as u8]));
     hash.part(b"key", Some(key));
-    hash.0.finalize().into()
+    hash.finish()
 }
 
 /// The key of the same answer in the making, where these others may make it instead: who may not have theirs joins a
@@ -112,26 +121,55 @@ pub fn among<'a>(key: &Key, others: impl Iterator<Item = &'a str>) -> Key {
     if others.peek().is_none() {
         return *key;
     }
-    let mut hash = Hasher(Sha256::new());
+    let mut hash = Hasher::new();
     hash.part(b"among", Some(key));
     others.for_each(|other| hash.part(b"other", Some(other.as_bytes())));
-    hash.0.finalize().into()
+    hash.finish()
 }
 
-struct Hasher(Sha256);
+/// Pieces gather up to here before they are hashed: most are a few bytes, and each call costs as much as sixty.
+const GATHERED_BYTES_MAX: usize = 4 << 10;
+
+struct Hasher {
+    hash: Sha256,
+    gathered: Vec<u8>,
+}
 
 impl Hasher {
+    fn new() -> Self {
+        Self { hash: Sha256::new(), gathered: Vec::with_capacity(GATHERED_BYTES_MAX) }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        if self.gathered.len() + bytes.len() <= GATHERED_BYTES_MAX {
+            self.gathered.extend_from_slice(bytes);
+            return;
+        }
+        self.hash.update(&self.gathered);
+        self.gathered.clear();
+        if bytes.len() < GATHERED_BYTES_MAX {
+            self.gathered.extend_from_slice(bytes);
+        } else {
+            self.hash.update(bytes);
+        }
+    }
+
+    fn finish(mut self) -> Key {
+        self.hash.update(&self.gathered);
+        self.hash.finalize().into()
+    }
+
     /// Adds a part so that no two lists of parts give the same bytes: lengths stand before contents.
     fn part(&mut self, name: &[u8], value: Option<&[u8]>) {
         let length = |bytes: &[u8]| (bytes.len() as u64).to_be_bytes();
-        self.0.update(length(name));
-        self.0.update(name);
+        self.add(&length(name));
+        self.add(name);
         match value {
-            None => self.0.update([0]),
+            None => self.add(&[0]),
             Some(value) => {
-                self.0.update([1]);
-                self.0.update(length(value));
-                self.0.update(value);
+                self.add(&[1]);
+                self.add(&length(value));
+                self.add(value);
             }
         }
     }
@@ -139,7 +177,7 @@ impl Hasher {
 
 impl Write for Hasher {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
+        self.add(bytes);
         Ok(bytes.len())
     }
 
@@ -201,9 +239,46 @@ fn write_object<W: Write>(mut members: Vec<(&String, &Value)>, out: &mut W) -> i
     out.write_all(b"}")
 }
 
-/// serde_json escapes as RFC 8785 does: short escapes, else lower-case `\u00xx`, nothing beyond.
+/// A text as RFC 8785 escapes it (section 3.2.2.2): short escapes, else lower-case `\u00xx`, nothing beyond. Most of a
+/// text needs none, and is passed on in long pieces.
 fn write_string<W: Write>(text: &str, out: &mut W) -> io::Result<()> {
-    serde_json::to_writer(out, text).map_err(io::Error::from)
+    out.write_all(b"\"")?;
+    let mut rest = text;
+    while let Some(at) = plain_bytes(rest.as_bytes()) {
+        let (plain, more) = rest.split_at(at);
+        out.write_all(plain.as_bytes())?;
+        // What must be escaped is ASCII: one byte.
+        let (escaped, more) = more.split_at(1);
+        match escaped.as_bytes() {
+            b"\"" => out.write_all(b"\\\"")?,
+            b"\\" => out.write_all(b"\\\\")?,
+            b"\n" => out.write_all(b"\\n")?,
+            b"\r" => out.write_all(b"\\r")?,
+            b"\t" => out.write_all(b"\\t")?,
+            b"\x08" => out.write_all(b"\\b")?,
+            b"\x0c" => out.write_all(b"\\f")?,
+            other => write!(out, "\\u{:04x}", other[0])?,
+        }
+        rest = more;
+    }
+    out.write_all(rest.as_bytes())?;
+    out.write_all(b"\"")
+}
+
+/// How many bytes come before the first that must be escaped; `None`: there is none.
+fn plain_bytes(text: &[u8]) -> Option<usize> {
+    const PIECE: usize = 32;
+    let is_escaped = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    // Without a way out in the middle, a piece is looked at as a whole.
+    let mut pieces = text.chunks_exact(PIECE);
+    let mut begin = 0;
+    for piece in &mut pieces {
+        if piece.iter().fold(false, |found, byte| found | is_escaped(*byte)) {
+            break;
+        }
+        begin += PIECE;
+    }
+    text[begin..].iter().position(|byte| is_escaped(*byte)).map(|at| begin + at)
 }
 
 /// Numbers as ECMAScript writes doubles. Integers keep all their digits: llama-server reads a 64-bit seed exactly,

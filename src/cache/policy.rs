@@ -25,21 +25,22 @@ pub enum Answers {
 }
 
 impl Answers {
-    /// Whether an answer is kept. `computed`: the same body always gives the same answer (embeddings, tokenise).
-    pub fn keep(self, computed: bool, body: &Map<String, Value>) -> bool {
-        let is_zero = |value: &Value| value.as_f64() == Some(0.0);
-        // llama-server takes a negative seed for a random one.
-        let is_fixed = |value: &Value| value.as_f64().is_some_and(|seed| seed >= 0.0);
+    /// Whether an answer is kept. `deterministic`: the same body always has the same one.
+    pub fn keep(self, deterministic: bool) -> bool {
         match self {
             Self::All => true,
-            Self::Deterministic => {
-                computed
-                    || body.get("temperature").is_some_and(is_zero)
-                    || body.get("seed").is_some_and(is_fixed)
-            }
+            Self::Deterministic => deterministic,
             Self::None => false,
         }
     }
+}
+
+/// Whether the same body must always have the same answer: temperature 0, or a fixed seed.
+pub fn is_deterministic(body: &Map<String, Value>) -> bool {
+    let is_zero = |value: &Value| value.as_f64() == Some(0.0);
+    // llama-server takes a negative seed for a random one.
+    let is_fixed = |value: &Value| value.as_f64().is_some_and(|seed| seed >= 0.0);
+    body.get("temperature").is_some_and(is_zero) || body.get("seed").is_some_and(is_fixed)
 }
 
 /// `cache` of the file.
@@ -83,9 +84,9 @@ mod tests {
         ];
         for (body, kept) in cases {
             let body = serde_json::from_str(body).expect("a JSON object");
-            assert_eq!(Answers::Deterministic.keep(false, &body), kept, "{body:?}");
-            assert!(Answers::Deterministic.keep(true, &body) && Answers::All.keep(false, &body));
-            assert!(!Answers::None.keep(true, &body));
+            assert_eq!(is_deterministic(&body), kept, "{body:?}");
         }
+        assert!(Answers::Deterministic.keep(true) && !Answers::Deterministic.keep(false));
+        assert!(Answers::All.keep(false) && !Answers::None.keep(true));
     }
 }

@@ -7,16 +7,17 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use http::{Method, header};
+use http::{HeaderName, Method, header};
 use pingora_proxy::Session;
 
 use crate::auth::{ClientCertificate, Presented, presented};
-use crate::cache::{Control, Dialect, Form, Question, Scope};
+use crate::cache::{Control, Dialect, Gist, Question, Scope};
 use crate::limit::{Permit, Refused};
+use crate::observe::CacheOutcome;
 use crate::route::{Kind, Resolved};
-use crate::wire::{self, Astray, Endpoint, HEADERS_KEYED, Model, Own, Target, Work};
+use crate::wire::{self, Astray, Endpoint, HEADERS_KEYED, Own, Target, Work};
 
-use super::ask::{Aboard, Hit, ask};
+use super::ask::{self, Aboard, Hit, ask};
 use super::body::{self, Stop};
 use super::context::{Asked, Caller, Context, InFlight, Job, Keep, vacate};
 use super::cost;
@@ -25,7 +26,9 @@ use super::gateway::Gateway;
 use super::quote::Quote;
 use super::refusal::Refusal;
 use super::turned::turn;
-use super::understood::{Understood, understand};
+use super::understood::{self, Understood, understand};
+
+static X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// More than any client of these protocols sends.
 const HEADERS_BYTES_MAX: usize = 32 << 10;
@@ -101,7 +104,14 @@ pub(super) async fn admit(
         // What cannot be used costs a request like any other.
         enter(gateway, ctx)?;
     }
-    let (body, understood, resolved) = read?;
+    let (body, mut understood, resolved) = read?;
+    if let Understood::Known(_) = &understood {
+        if let Some(hit) = known(gateway, session, ctx, endpoint, &understood, &resolved).await {
+            return Ok(Verdict::Hit(hit));
+        }
+        understood = understood::parse(gateway, endpoint, &body).await?;
+    }
+    let bytes = body.clone();
     let streams = resolved.upstream.streams_always(gateway.clock.now());
     let mut job = job(gateway, session, ctx, endpoint, (body, understood, resolved), streams);
     job.fallbacks = fallback::list(gateway, &ctx.asked, endpoint, &job.resolved);
@@ -109,7 +119,35 @@ pub(super) async fn admit(
         job.original = None;
     }
     let control = cache_control(session);
-    ask(gateway, session, ctx, job, control).await
+    let gist = job.gist.take();
+    let verdict = ask(gateway, session, ctx, job, control).await?;
+    if let (Verdict::Hit(_), Some(gist)) = (&verdict, gist) {
+        gateway.memo.remember(endpoint.path, &bytes, *gist);
+    }
+    Ok(verdict)
+}
+
+/// The answer to a body that was read before, if it is kept.
+async fn known(
+    gateway: &Gateway,
+    session: &Session,
+    ctx: &mut Context,
+    endpoint: &Endpoint,
+    understood: &Understood,
+    resolved: &Resolved,
+) -> Option<Hit> {
+    let control = cache_control(session);
+    // What the operator decides changes the body.
+    if control.no_cache || gateway.request_rules(resolved.rule).is_some() {
+        return None;
+    }
+    let (keep, _) = keep(gateway, session, endpoint, understood, resolved, &mut ctx.asked, control)?;
+    let entry = gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max)?;
+    // To render it in another form takes longer than to read the body, and may fail.
+    let entry = Some(entry).filter(|entry| entry.form == keep.form)?;
+    let hit = ask::hit(gateway, entry, keep).await?;
+    ctx.asked.cache = CacheOutcome::Hit;
+    Some(hit)
 }
 
 /// The request as it goes to a model: the one that was asked for, or one of its fallbacks. `streams`: a plain answer is
@@ -122,11 +160,13 @@ pub(super) fn job(
     (original, mut understood, resolved): (Bytes, Understood, Resolved),
     streams: bool,
 ) -> Job {
-    if let Some(rules) = gateway.request_rules(resolved.rule) {
+    let rules = gateway.request_rules(resolved.rule);
+    if let Some(rules) = rules {
         understood.amend(endpoint, rules);
     }
     let control = cache_control(session);
     let keep = keep(gateway, session, endpoint, &understood, &resolved, &mut ctx.asked, control);
+    let (keep, gist) = keep.unzip();
     let demand = understood.demand(endpoint, cost::minds_tokens(&ctx.asked));
     let prompt = understood.prompt(&resolved);
     let unasked = cost::asks_usage(&ctx.asked, endpoint, &resolved) && understood.ask_usage(endpoint);
@@ -146,6 +186,7 @@ pub(super) fn job(
         fallbacks,
         asked_for: None,
         keep,
+        gist: gist.filter(|_| rules.is_none()),
         demand,
         prompt,
     }
@@ -196,8 +237,8 @@ fn identify(gateway: &Gateway, session: &Session, from: IpAddr) -> Result<Option
     let Some(roster) = gateway.roster() else { return Ok(None) };
     let headers = &session.req_header().headers;
     let values =
-        |name: &str| headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect::<Vec<_>>();
-    let (bearer, x_api_key) = (values("authorization"), values("x-api-key"));
+        |name: &HeaderName| headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect::<Vec<_>>();
+    let (bearer, x_api_key) = (values(&header::AUTHORIZATION), values(&X_API_KEY));
     let now = gateway.clock.wall();
     let member = match presented(bearer.into_iter(), x_api_key.into_iter()) {
         Presented::Key(text) => roster.identify(text, from, now),
@@ -221,8 +262,8 @@ fn user(value: &http::HeaderValue) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-fn resolve(gateway: &Gateway, model: Option<&Model>, asked: &mut Asked) -> Result<Resolved, Refusal> {
-    asked.model_requested = model.map(|model| model.name.clone());
+fn resolve(gateway: &Gateway, model: Option<&str>, asked: &mut Asked) -> Result<Resolved, Refusal> {
+    asked.model_requested = model.map(str::to_owned);
     let requested = asked.model_requested.as_deref();
     let resolved = gateway
         .fleet
@@ -251,30 +292,29 @@ fn keep(
     resolved: &Resolved,
     asked: &mut Asked,
     control: Control,
-) -> Option<Keep> {
+) -> Option<(Keep, Box<Gist>)> {
     asked.stream = understood.stream();
-    let Understood::Json { document, stream, .. } = understood else { return None };
-    let dialect = Dialect::of(endpoint.path);
-    let form = Form::asked(dialect, *stream, &document.members);
     let key = asked.caller.as_ref().and_then(|caller| caller.member.answers);
     let computed = endpoint.work == Work::Compute;
     let keeps = gateway.store.keeps()
         && !control.no_store
-        && gateway.answers(key, resolved.rule).keep(computed, &document.members);
+        && gateway.answers(key, resolved.rule).keep(computed || understood.is_deterministic());
     // A server that has not been asked since it was away may have come back with another model.
     let fingerprint = resolved.upstream.fingerprint(resolved.on_server()).filter(|_| keeps)?;
+    let gist = understood.gist(endpoint.path)?;
     let headers = &session.req_header().headers;
-    let keyed: Vec<_> = HEADERS_KEYED
+    let is_keyed = |name: &HeaderName| HEADERS_KEYED.iter().find(|keyed| **keyed == name.as_str());
+    let mut keyed: Vec<_> = headers
         .iter()
-        .flat_map(|name| headers.get_all(*name).iter().map(|value| (*name, value.as_bytes().to_vec())))
+        .filter_map(|(name, value)| is_keyed(name).map(|name| (*name, value.as_bytes().to_vec())))
         .collect();
+    keyed.sort_by_key(|(name, _)| *name);
     let question = Question {
         scope: match gateway.settings.cache.scope {
             Scope::Key => asked.key(),
             Scope::Gateway => None,
         },
         endpoint: endpoint.path,
-        form,
         upstream: &resolved.upstream.spec.name,
         model: resolved.on_server(),
         fingerprint: Some(fingerprint),
@@ -284,7 +324,8 @@ fn keep(
             asked.key(),
         ),
         headers: &keyed,
-        body: &document.members,
+        body: &gist.digest,
     };
-    Some(Keep { key: question.key()?, form, made: form, dialect, fingerprint })
+    let (key, form, dialect) = (question.key(), gist.form, Dialect::of(endpoint.path));
+    Some((Keep { key, form, made: form, dialect, fingerprint }, Box::new(gist)))
 }

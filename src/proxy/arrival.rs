@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use http::{HeaderName, header};
 use ipnet::IpNet;
 use pingora_proxy::Session;
 
@@ -10,6 +11,11 @@ use crate::wire;
 
 use super::context::Arrival;
 use super::gateway::Gateway;
+use super::heading::X_REQUEST_ID;
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A longer path is cut in logs; no path that leads anywhere is as long.
 const PATH_BYTES_MAX: usize = 256;
@@ -17,21 +23,20 @@ const PATH_BYTES_MAX: usize = 256;
 /// Reads the head into `arrival`. Where traces are told, the request's own begins.
 pub(super) fn read(gateway: &Gateway, session: &Session, arrival: &mut Arrival) -> Option<Box<Trace>> {
     let head = session.req_header();
-    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    arrival.request_id = text("x-request-id").filter(|id| is_sane_id(id)).map_or_else(new_id, str::to_owned);
-    let trace = gateway.traces.as_ref().map(|traces| traces.begin(text("traceparent"), text("tracestate")));
+    let text = |name: &HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
+    arrival.request_id = text(&X_REQUEST_ID).filter(|id| is_sane_id(id)).map_or_else(new_id, str::to_owned);
+    let trace = gateway.traces.as_ref().map(|traces| traces.begin(text(&TRACEPARENT), text(&TRACESTATE)));
     arrival.trace_id = match &trace {
         Some(trace) => Some(trace.id()),
-        None => text("traceparent").and_then(trace_id).map(str::to_owned),
+        None => text(&TRACEPARENT).and_then(trace_id).map(str::to_owned),
     };
     arrival.method = head.method.clone();
     let path = head.uri.path();
     arrival.path = path[..path.floor_char_boundary(PATH_BYTES_MAX)].to_owned();
     arrival.protocol = wire::protocol_at(path);
-    arrival.origin = text("origin").map(str::to_owned);
+    arrival.origin = text(&header::ORIGIN).map(str::to_owned);
     if let Some(peer) = session.client_addr().and_then(|address| address.as_inet()) {
-        let forwarded =
-            head.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+        let forwarded = head.headers.get_all(&X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
         arrival.client_ip = client_ip(peer.ip(), forwarded, &gateway.settings.trusted_proxies);
     }
     trace.map(Box::new)

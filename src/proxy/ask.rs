@@ -80,7 +80,8 @@ async fn seek(gateway: &Gateway, ctx: &mut Context, job: Job, control: Control) 
         }
         return Ok(Verdict::Forward(Box::new(job)));
     };
-    for keep in [keep, keep.only()] {
+    for alone in [false, true] {
+        let keep = if alone { keep.only() } else { keep };
         let look_up = || gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max);
         let boarding = match look_up() {
             Some(entry) => Boarding::Fresh(entry),

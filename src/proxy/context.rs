@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 
-use crate::cache::{Dialect, Flight, Form, Key, Landing, Leader, only};
+use crate::cache::{Dialect, Flight, Form, Gist, Key, Landing, Leader, only};
 use crate::limit::{Level, Permit, Reservation, Subjects};
 use crate::observe::{CacheOutcome, Trace};
 use crate::route::{Fingerprint, Lease, Prompt, Resolved, Server};
@@ -148,6 +148,8 @@ pub(super) struct Job {
     pub(super) asked_for: Option<Box<Resolved>>,
     /// How its answer is kept, if it is.
     pub(super) keep: Option<Keep>,
+    /// What a look-up needs to know of its body, where that is as its caller sent it.
+    pub(super) gist: Option<Box<Gist>>,
     /// What it may cost.
     pub(super) demand: Demand,
     /// How its prompt begins, where that matters.

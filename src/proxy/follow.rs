@@ -3,7 +3,6 @@
 
 use bytes::Bytes;
 use http::{StatusCode, header};
-use pingora::http::ResponseHeader;
 use pingora::{Error, Result};
 use pingora_proxy::Session;
 
@@ -16,6 +15,7 @@ use super::body::Stop;
 use super::context::{Context, vacate};
 use super::failure::BROKE_OFF;
 use super::gateway::Gateway;
+use super::heading::{Heading, X_ACCEL_BUFFERING};
 use super::refusal::Refusal;
 use super::respond;
 use super::settle;
@@ -107,8 +107,8 @@ async fn whole(
 ) -> Result<()> {
     // What the request took is back before its caller can know of it.
     ctx.release();
-    let mut answer = ResponseHeader::build(head.status, Some(20))?;
-    answer.insert_header(header::CONTENT_TYPE, head.content_type.as_ref())?;
+    let mut answer = Heading::new(head.status);
+    answer.set(&header::CONTENT_TYPE, head.content_type.as_ref())?;
     respond::send(gateway, session, ctx, answer, body).await
 }
 
@@ -121,15 +121,15 @@ async fn stream(
     mut chunks: Vec<Bytes>,
     mut landing: Option<Landing<Refusal>>,
 ) -> Result<()> {
-    let mut answer = ResponseHeader::build(head.status, Some(20))?;
-    answer.insert_header(header::CONTENT_TYPE, head.content_type.as_ref())?;
-    answer.insert_header("x-accel-buffering", "no")?;
+    let mut answer = Heading::new(head.status);
+    answer.set(&header::CONTENT_TYPE, head.content_type.as_ref())?;
+    answer.set(&X_ACCEL_BUFFERING, "no")?;
     if session.req_header().version != http::Version::HTTP_10 {
-        answer.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        answer.set(&header::TRANSFER_ENCODING, "chunked")?;
     }
     respond::mark(gateway, ctx, &mut answer)?;
     ctx.told.status = head.status.as_u16();
-    let sent = session.write_response_header(Box::new(answer), false).await;
+    let sent = session.write_response_header(answer.finish(), false).await;
     sent.map_err(|error| respond::left(ctx, error))?;
     // The last bytes that were sent, to tell whether an event was cut through.
     let mut tail = Bytes::new();

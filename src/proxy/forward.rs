@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use http::{HeaderName, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, OrErr, Result};
 use pingora_proxy::Session;
 
 use crate::route::{Entry, Errand, Lease, Server, Tenant, Turned, Upstream, Wait};
@@ -18,6 +18,7 @@ use super::ask::Hit;
 use super::body::Stop;
 use super::context::{Context, InFlight, Job};
 use super::gateway::Gateway;
+use super::heading::X_REQUEST_ID;
 use super::refusal::Refusal;
 use super::refuser;
 use super::{failure, fallback, fault, trace};
@@ -25,6 +26,9 @@ use super::{failure, fallback, fault, trace};
 /// llama-server closes an idle connection after 5.01 s (measured, b11434) and says so in a header Pingora's pool does
 /// not read.
 const POOLED_TIME_MAX: Duration = Duration::from_secs(4);
+
+/// More than a request to a server has.
+const HEADERS: usize = 16;
 
 /// The error of a server that does not accept the gateway's own key.
 pub(super) const CREDENTIALS: ErrorType =
@@ -253,28 +257,35 @@ pub(super) fn request(
 ) -> Result<()> {
     let (Some(job), Some(lease)) = (&ctx.job, &ctx.route.lease) else { return Ok(()) };
     ctx.route.timing.sent(job.resolved.upstream.spec.timeouts, gateway.clock.now());
-    let path = lease.server().path_of(job.endpoint.path);
     let server = &lease.server().spec;
-    let mut made = RequestHeader::build(Method::POST, path.as_bytes(), Some(12))?;
-    made.insert_header(header::HOST, server.url.host_header())?;
-    for name in HEADERS_PASSED {
-        for value in session.req_header().headers.get_all(*name) {
-            made.append_header(*name, value.clone())?;
+    let path = lease.server().path_of(job.endpoint.path);
+    let path = Uri::try_from(path).or_err(ErrorType::InvalidHTTPHeader, "the path of the server")?;
+    let mut made = http::Request::new(()).into_parts().0;
+    (made.method, made.uri) = (Method::POST, path);
+    let value = |text: &str| {
+        HeaderValue::from_str(text).or_err(ErrorType::InvalidHTTPHeader, "a value that no header can have")
+    };
+    let headers = &mut made.headers;
+    headers.reserve(HEADERS);
+    headers.insert(header::HOST, value(&server.url.host_header())?);
+    for (name, value) in &session.req_header().headers {
+        if HEADERS_PASSED.contains(&name.as_str()) {
+            headers.append(name, value.clone());
         }
     }
     if let Some(trace) = &ctx.trace {
-        made.insert_header("traceparent", trace.traceparent())?;
+        headers.insert("traceparent", value(&trace.traceparent())?);
         match trace.tracestate() {
-            Some(state) => made.insert_header("tracestate", state)?,
-            None => drop(made.remove_header("tracestate")),
+            Some(state) => drop(headers.insert("tracestate", value(&state)?)),
+            None => drop(headers.remove("tracestate")),
         }
     }
-    made.insert_header(header::CONTENT_LENGTH, job.body.len())?;
-    made.insert_header("x-request-id", &ctx.arrival.request_id)?;
+    headers.insert(header::CONTENT_LENGTH, job.body.len().into());
+    headers.insert(&X_REQUEST_ID, value(&ctx.arrival.request_id)?);
     if let Some(key) = &server.api_key {
-        made.insert_header(header::AUTHORIZATION, format!("Bearer {}", key.0))?;
+        headers.insert(header::AUTHORIZATION, value(&format!("Bearer {}", key.0))?);
     }
-    *request = made;
+    *request = made.into();
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use pingora::Error;
 
-use crate::cache::{Answers, Flights, Purges, Store};
+use crate::cache::{Answers, Flights, Memo, Purges, Store};
 use crate::config::{AccessLog, KeySettings, LogFormat, ModelSettings, Settings};
 use crate::limit::{Allowance, Gate, Limit, ModelShare};
 use crate::observe::{ANYBODY, Hour, Labels, Metrics, Recent, Sink, Traces, Writer};
@@ -38,6 +38,8 @@ pub struct Gateway {
     pub bodies: Bodies,
     /// What of a model's answers is kept, by the rule's place.
     model_answers: Vec<Option<Answers>>,
+    /// Bodies that were read under this file.
+    pub memo: Memo,
     // What outlives a file.
     pub store: Arc<Store>,
     pub ledger: Arc<Ledger>,
@@ -95,6 +97,7 @@ impl Gateway {
             recent: Arc::default(),
             log_format: settings.log.format,
             clock,
+            memo: Memo::default(),
             bodies: Bodies { bytes: Arc::default(), bytes_max: settings.body.bytes_total_max },
             model_answers: settings.models.iter().map(|model| model.answers).collect(),
             draining: Arc::default(),
@@ -132,6 +135,7 @@ impl Gateway {
             gate: gate(&settings, Some((&self.gate, &places)), now),
             fleet,
             log_format: settings.log.format,
+            memo: Memo::default(),
             bodies: Bodies {
                 bytes: Arc::clone(&self.bodies.bytes),
                 bytes_max: settings.body.bytes_total_max,
@@ -177,6 +181,11 @@ impl Gateway {
     /// What callers of a model may not decide.
     pub fn request_rules(&self, rule: Option<usize>) -> Option<&RequestRules> {
         self.settings.models.get(rule?)?.request.as_ref()
+    }
+
+    /// Whether a body that was read before need not be read again: a log that quotes it needs all of it.
+    pub(super) fn recalls(&self) -> bool {
+        self.store.keeps() && !self.settings.log.prompts
     }
 
     /// What of the answers to a key that keeps no more than `key`, and to a model, is kept: the least of what the file

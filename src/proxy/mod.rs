@@ -25,6 +25,7 @@ mod fault;
 mod follow;
 mod forward;
 mod gateway;
+mod heading;
 mod lane;
 mod names;
 pub(crate) mod own;
@@ -36,7 +37,7 @@ pub(crate) mod respond;
 mod roster;
 mod session;
 mod settle;
-mod side;
+pub(crate) mod side;
 mod tap;
 mod timing;
 mod trace;
@@ -64,6 +65,7 @@ use crate::wire::Own;
 use self::admit::Verdict;
 use self::body::Stop;
 use self::context::Context;
+use self::heading::Heading;
 use self::tap::Tap;
 
 pub use self::current::Current;
@@ -195,26 +197,10 @@ impl ProxyHttp for Proxy {
         if answer.status.is_informational() {
             return Ok(());
         }
-        respond::unmark(answer);
-        if ctx.route.failure.is_some() {
-            respond::replace(&gateway, ctx, answer)?;
-        } else {
-            ctx.told.status = answer.status.as_u16();
-            frame(session, answer)?;
-            if ctx.tap.as_ref().is_some_and(Tap::gathers) {
-                answer.insert_header(header::CONTENT_TYPE, Form::Plain.content_type())?;
-                ctx.cue.set_holds(true);
-            }
-        }
-        if is_bodiless(answer) {
-            // No body filter will see its end.
-            fault::ended(ctx);
-            ctx.told.complete = true;
-            ctx.land(Landing::Whole);
-            ctx.release();
-            settle::count(&gateway, ctx);
-        }
-        respond::mark(&gateway, ctx, answer)
+        let mut heading = Heading::take(answer);
+        let marked = answered(&gateway, session, ctx, &mut heading);
+        heading.put(answer);
+        marked
     }
 
     fn response_body_filter(
@@ -295,6 +281,30 @@ impl ProxyHttp for Proxy {
     }
 }
 
+/// Takes in the header of an answer, a server's or the refuser's, and makes it the gateway's own.
+fn answered(gateway: &Gateway, session: &Session, ctx: &mut Context, answer: &mut Heading) -> Result<()> {
+    respond::unmark(answer);
+    if ctx.route.failure.is_some() {
+        respond::replace(gateway, ctx, answer)?;
+    } else {
+        ctx.told.status = answer.status.as_u16();
+        frame(session, answer)?;
+        if ctx.tap.as_ref().is_some_and(Tap::gathers) {
+            answer.set(&header::CONTENT_TYPE, Form::Plain.content_type())?;
+            ctx.cue.set_holds(true);
+        }
+    }
+    if is_bodiless(answer) {
+        // No body filter will see its end.
+        fault::ended(ctx);
+        ctx.told.complete = true;
+        ctx.land(Landing::Whole);
+        ctx.release();
+        settle::count(gateway, ctx);
+    }
+    respond::mark(gateway, ctx, answer)
+}
+
 async fn answer_own(gateway: &Gateway, session: &mut Session, ctx: &mut Context, own: Own) -> Result<()> {
     if !body::discard(session, gateway).await {
         session.downstream_session.set_keepalive(None);
@@ -316,24 +326,24 @@ async fn answer_own(gateway: &Gateway, session: &mut Session, ctx: &mut Context,
 }
 
 /// Gives an answer that has neither length nor chunks a frame, so that the connection outlives it. HTTP/1.0 has none.
-fn frame(session: &Session, answer: &mut ResponseHeader) -> Result<()> {
+fn frame(session: &Session, answer: &mut Heading) -> Result<()> {
     let is_stream = answer
         .headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|it| it.as_bytes().starts_with(b"text/event-stream"));
     if is_stream {
         // An error event may have to follow what was announced.
-        answer.remove_header(&header::CONTENT_LENGTH);
+        answer.headers.remove(header::CONTENT_LENGTH);
     }
     if session.req_header().version == Version::HTTP_10 {
-        answer.remove_header(&header::TRANSFER_ENCODING);
+        answer.headers.remove(header::TRANSFER_ENCODING);
     } else if !is_bodiless(answer) && !answer.headers.contains_key(header::CONTENT_LENGTH) {
-        answer.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+        answer.set(&header::TRANSFER_ENCODING, "chunked")?;
     }
     Ok(())
 }
 
-fn is_bodiless(answer: &ResponseHeader) -> bool {
+fn is_bodiless(answer: &Heading) -> bool {
     matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         || answer.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length == "0")
 }

@@ -5,12 +5,12 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{StatusCode, header};
-use pingora::http::ResponseHeader;
+use http::{HeaderName, StatusCode, header};
 use pingora::{Error, Result};
 use pingora_proxy::Session;
 
 use crate::cache::Landing;
+use crate::limit::Level;
 use crate::observe::{Phase, milliseconds};
 use crate::wire::Protocol;
 
@@ -20,6 +20,10 @@ use super::body::{discard, linger};
 use super::context::Context;
 use super::cors;
 use super::gateway::Gateway;
+use super::heading::{
+    BucketHeaders, CACHE_STATUS, Heading, REQUESTS, RETRY_AFTER_MS, TOKENS, X_AI_GATEWAY_MODEL,
+    X_AI_GATEWAY_SERVER, X_CACHE, X_ELAPSED_MS, X_REQUEST_ID, X_SHOULD_RETRY,
+};
 use super::refusal::{Refusal, Told};
 use super::settle;
 
@@ -46,8 +50,8 @@ pub(super) async fn refuse(
         session.downstream_session.set_keepalive(None);
     }
     let body = Bytes::from(told.body(ctx.arrival.protocol));
-    let mut answer = ResponseHeader::build(told.status, Some(20))?;
-    answer.insert_header(header::CONTENT_TYPE, JSON)?;
+    let mut answer = Heading::new(told.status);
+    answer.set(&header::CONTENT_TYPE, JSON)?;
     tell(&mut answer, &refusal, &told)?;
     note(gateway, ctx, refusal, told.status);
     send(gateway, session, ctx, answer, body).await?;
@@ -58,15 +62,15 @@ pub(super) async fn refuse(
 }
 
 /// Puts a refusal in the place of the refuser's answer, header first.
-pub(super) fn replace(gateway: &Gateway, ctx: &mut Context, answer: &mut ResponseHeader) -> Result<()> {
+pub(super) fn replace(gateway: &Gateway, ctx: &mut Context, answer: &mut Heading) -> Result<()> {
     let Some(refusal) = ctx.route.failure.clone() else { return Ok(()) };
     let told = refusal.told();
     let body = told.body(ctx.arrival.protocol);
-    answer.set_status(told.status)?;
-    answer.insert_header(header::CONTENT_TYPE, JSON)?;
-    answer.insert_header(header::CONTENT_LENGTH, body.len())?;
+    answer.status = told.status;
+    answer.set(&header::CONTENT_TYPE, JSON)?;
+    answer.set(&header::CONTENT_LENGTH, body.len())?;
     tell(answer, &refusal, &told)?;
-    answer.insert_header("x-elapsed-ms", elapsed(gateway, ctx))?;
+    answer.set(&X_ELAPSED_MS, elapsed(gateway, ctx))?;
     ctx.told.first_byte = Some(gateway.clock.now().saturating_sub(ctx.arrival.begun));
     note(gateway, ctx, refusal, told.status);
     Ok(())
@@ -88,18 +92,18 @@ fn note(gateway: &Gateway, ctx: &mut Context, refusal: Refusal, status: StatusCo
 }
 
 /// The headers that belong to a refusal.
-fn tell(answer: &mut ResponseHeader, refusal: &Refusal, told: &Told) -> Result<()> {
+fn tell(answer: &mut Heading, refusal: &Refusal, told: &Told) -> Result<()> {
     if let Some(wait) = told.retry_after {
         // Whole seconds, rounded up, at least 1 (RFC 9110, section 10.2.3); and what SDKs read first.
-        answer.insert_header(header::RETRY_AFTER, wait.as_secs_f64().ceil().max(1.0) as u64)?;
-        answer.insert_header("retry-after-ms", wait.as_nanos().div_ceil(1_000_000).max(1) as u64)?;
+        answer.set(&header::RETRY_AFTER, wait.as_secs_f64().ceil().max(1.0) as u64)?;
+        answer.set(&RETRY_AFTER_MS, wait.as_nanos().div_ceil(1_000_000).max(1) as u64)?;
     }
     if told.final_word {
-        answer.insert_header("x-should-retry", "false")?;
+        answer.set(&X_SHOULD_RETRY, "false")?;
     }
     match refusal {
-        Refusal::MethodNotAllowed(allow) => answer.insert_header(header::ALLOW, *allow)?,
-        Refusal::InvalidKey => answer.insert_header(header::WWW_AUTHENTICATE, "Bearer")?,
+        Refusal::MethodNotAllowed(allow) => answer.set(&header::ALLOW, *allow)?,
+        Refusal::InvalidKey => answer.set(&header::WWW_AUTHENTICATE, "Bearer")?,
         _ => {}
     }
     Ok(())
@@ -111,11 +115,11 @@ pub(super) async fn hit(gateway: &Gateway, session: &mut Session, ctx: &mut Cont
     ctx.release();
     gateway.metrics.saved(entry.worth.completion_tokens, entry.worth.time);
     let now = gateway.clock.now();
-    let mut answer = ResponseHeader::build(StatusCode::OK, Some(20))?;
-    answer.insert_header(header::CONTENT_TYPE, content_type.as_ref())?;
-    answer.insert_header(header::AGE, entry.age(now).as_secs())?;
+    let mut answer = Heading::new(StatusCode::OK);
+    answer.set(&header::CONTENT_TYPE, content_type.as_ref())?;
+    answer.set(&header::AGE, entry.age(now).as_secs())?;
     let ttl = entry.expires_at.saturating_sub(now).as_secs();
-    answer.insert_header("cache-status", format!("ai-gateway; hit; ttl={ttl}"))?;
+    answer.set(&CACHE_STATUS, format!("ai-gateway; hit; ttl={ttl}"))?;
     send(gateway, session, ctx, answer, body).await
 }
 
@@ -128,9 +132,9 @@ pub(super) async fn own(
     json: String,
 ) -> Result<()> {
     ctx.release();
-    let mut answer = ResponseHeader::build(status, Some(20))?;
-    answer.insert_header(header::CONTENT_TYPE, JSON)?;
-    answer.insert_header(header::CACHE_CONTROL, "no-store")?;
+    let mut answer = Heading::new(status);
+    answer.set(&header::CONTENT_TYPE, JSON)?;
+    answer.set(&header::CACHE_CONTROL, "no-store")?;
     send(gateway, session, ctx, answer, Bytes::from(json)).await
 }
 
@@ -139,17 +143,17 @@ pub(super) async fn preflight(gateway: &Gateway, session: &mut Session, ctx: &mu
     if !discard(session, gateway).await {
         session.downstream_session.set_keepalive(None);
     }
-    let mut answer = ResponseHeader::build(StatusCode::NO_CONTENT, Some(20))?;
-    answer.insert_header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS")?;
+    let mut answer = Heading::new(StatusCode::NO_CONTENT);
+    answer.set(&header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS")?;
     let asked = session.req_header().headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     match asked {
-        Some(asked) => answer.insert_header(header::ACCESS_CONTROL_ALLOW_HEADERS, asked)?,
-        None => answer.insert_header(header::ACCESS_CONTROL_ALLOW_HEADERS, cors::ALLOWED_HEADERS)?,
+        Some(asked) => answer.set(&header::ACCESS_CONTROL_ALLOW_HEADERS, asked)?,
+        None => answer.set(&header::ACCESS_CONTROL_ALLOW_HEADERS, cors::ALLOWED_HEADERS)?,
     }
-    answer.insert_header(header::ACCESS_CONTROL_MAX_AGE, 7200)?;
+    answer.set(&header::ACCESS_CONTROL_MAX_AGE, 7200)?;
     mark(gateway, ctx, &mut answer)?;
     ctx.told.status = StatusCode::NO_CONTENT.as_u16();
-    let sent = session.write_response_header(Box::new(answer), true).await;
+    let sent = session.write_response_header(answer.finish(), true).await;
     ctx.told.complete = sent.is_ok();
     sent.map_err(|error| left(ctx, error))
 }
@@ -158,19 +162,19 @@ pub(super) async fn send(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Context,
-    mut answer: ResponseHeader,
+    mut answer: Heading,
     body: Bytes,
 ) -> Result<()> {
     ctx.told.status = answer.status.as_u16();
-    answer.insert_header(header::CONTENT_LENGTH, body.len())?;
+    answer.set(&header::CONTENT_LENGTH, body.len())?;
     mark(gateway, ctx, &mut answer)?;
-    answer.insert_header("x-elapsed-ms", elapsed(gateway, ctx))?;
+    answer.set(&X_ELAPSED_MS, elapsed(gateway, ctx))?;
     ctx.told.first_byte = Some(gateway.clock.now().saturating_sub(ctx.arrival.begun));
     ctx.told.bytes_out = body.len() as u64;
     ctx.told.hears(&body);
     settle::count(gateway, ctx);
     let sent = async {
-        session.write_response_header(Box::new(answer), false).await?;
+        session.write_response_header(answer.finish(), false).await?;
         // In pieces: the write timeout is for each, and a caller that reads slowly does read.
         let mut rest = body;
         while rest.len() > PIECE_BYTES_MAX {
@@ -200,38 +204,40 @@ fn elapsed(gateway: &Gateway, ctx: &Context) -> String {
 }
 
 /// The marks that every answer bears, whoever made it.
-pub(super) fn mark(gateway: &Gateway, ctx: &Context, answer: &mut ResponseHeader) -> Result<()> {
-    answer.insert_header("x-request-id", ctx.arrival.request_id.as_str())?;
-    answer.insert_header("x-cache", ctx.asked.cache.name())?;
-    if !answer.headers.contains_key("cache-status") {
-        answer.insert_header("cache-status", format!("ai-gateway; {}", ctx.asked.cache_detail))?;
+pub(super) fn mark(gateway: &Gateway, ctx: &Context, answer: &mut Heading) -> Result<()> {
+    answer.set(&X_REQUEST_ID, ctx.arrival.request_id.as_str())?;
+    answer.set(&X_CACHE, ctx.asked.cache.name())?;
+    if !answer.headers.contains_key(&CACHE_STATUS) {
+        answer.set(&CACHE_STATUS, format!("ai-gateway; {}", ctx.asked.cache_detail))?;
     }
     let names = gateway.settings.answer_headers;
     if let Some(model) = ctx.asked.model.as_deref().filter(|_| names.model) {
-        answer.insert_header("x-ai-gateway-model", header_text(model))?;
+        answer.set(&X_AI_GATEWAY_MODEL, header_text(model))?;
     }
     if let Some(server) = ctx.server().filter(|_| names.server) {
-        answer.insert_header("x-ai-gateway-server", header_text(&server.spec.name))?;
+        answer.set(&X_AI_GATEWAY_SERVER, header_text(&server.spec.name))?;
     }
     let origin = cors::allow(&gateway.settings.cors, ctx.arrival.origin.as_deref());
     if origin.varies {
-        answer.append_header(header::VARY, "Origin")?;
+        answer.add(&header::VARY, "Origin")?;
     }
     if let Some(allow) = origin.allow {
-        answer.insert_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, allow)?;
-        answer.insert_header(header::ACCESS_CONTROL_EXPOSE_HEADERS, cors::EXPOSED)?;
+        answer.set(&header::ACCESS_CONTROL_ALLOW_ORIGIN, allow)?;
+        answer.set(&header::ACCESS_CONTROL_EXPOSE_HEADERS, cors::EXPOSED)?;
     }
     if let Some(level) = ctx.asked.requests {
-        answer.insert_header("x-ratelimit-limit-requests", level.limit)?;
-        answer.insert_header("x-ratelimit-remaining-requests", level.remaining)?;
-        answer.insert_header("x-ratelimit-reset-requests", Reset(level.reset).to_string())?;
+        tell_level(answer, &REQUESTS, level)?;
     }
     if let Some(level) = ctx.asked.tokens.or_else(|| ctx.asked.subjects.tokens(gateway.clock.now())) {
-        answer.insert_header("x-ratelimit-limit-tokens", level.limit)?;
-        answer.insert_header("x-ratelimit-remaining-tokens", level.remaining)?;
-        answer.insert_header("x-ratelimit-reset-tokens", Reset(level.reset).to_string())?;
+        tell_level(answer, &TOKENS, level)?;
     }
     Ok(())
+}
+
+fn tell_level(answer: &mut Heading, names: &BucketHeaders, level: Level) -> Result<()> {
+    answer.set(&names.limit, level.limit)?;
+    answer.set(&names.remaining, level.remaining)?;
+    answer.set(&names.reset, Reset(level.reset).to_string())
 }
 
 /// A name as a header can say it: what is not printable ASCII is percent-encoded (RFC 3986, section 2.1).
@@ -245,41 +251,42 @@ fn header_text(name: &str) -> String {
 }
 
 /// Takes away what a server says that is not the gateway's to repeat: its CORS, and its side of the connection.
-pub(super) fn unmark(answer: &mut ResponseHeader) {
-    const SERVERS_OWN: &[&str] = &[
-        "access-control-allow-origin",
-        "access-control-allow-credentials",
-        "access-control-allow-methods",
-        "access-control-allow-headers",
-        "access-control-expose-headers",
-        "access-control-max-age",
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "alt-svc",
-        "trailer",
-        "upgrade",
-        "set-cookie",
-        "age",
-        "cache-status",
-        "x-cache",
-        "x-elapsed-ms",
-        "x-request-id",
-        "x-ai-gateway-model",
-        "x-ai-gateway-server",
-        "x-ratelimit-limit-requests",
-        "x-ratelimit-remaining-requests",
-        "x-ratelimit-reset-requests",
-        "x-ratelimit-limit-tokens",
-        "x-ratelimit-remaining-tokens",
-        "x-ratelimit-reset-tokens",
-    ];
+pub(super) fn unmark(answer: &mut Heading) {
     let hops = answer.headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let named: Vec<String> =
-        hops.flat_map(|value| value.split(',')).map(|name| name.trim().to_owned()).collect();
-    for name in named.iter().map(String::as_str).chain(SERVERS_OWN.iter().copied()) {
-        answer.remove_header(name);
+        hops.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
+    let is_taken =
+        |name: &HeaderName| is_servers_own(name.as_str()) || named.iter().any(|named| named == name.as_str());
+    let taken: Vec<_> = answer.headers.keys().filter(|name| is_taken(name)).cloned().collect();
+    for name in taken {
+        answer.headers.remove(name);
     }
+}
+
+fn is_servers_own(name: &str) -> bool {
+    matches!(
+        name,
+        "access-control-allow-origin"
+            | "access-control-allow-credentials"
+            | "access-control-allow-methods"
+            | "access-control-allow-headers"
+            | "access-control-expose-headers"
+            | "access-control-max-age"
+            | "connection"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "alt-svc"
+            | "trailer"
+            | "upgrade"
+            | "set-cookie"
+            | "age"
+            | "cache-status"
+            | "x-cache"
+            | "x-elapsed-ms"
+            | "x-request-id"
+            | "x-ai-gateway-model"
+            | "x-ai-gateway-server"
+    ) || name.starts_with("x-ratelimit-")
 }
 
 /// The error that ends a stream which cannot go on.

@@ -8,6 +8,7 @@ use pingora::connectors::ConnectorOptions;
 use pingora::connectors::http::v1::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::v1::client::HttpSession;
+use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use tokio::time::timeout;
 
@@ -21,18 +22,33 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// A larger answer is not read.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// Its own connections to servers: each serves one question.
+/// Idle connections that are kept for further questions, to all servers.
+const POOLED_MAX: usize = 64;
+
+/// As long as requests' own are kept: llama-server closes an idle one after 5 s.
+const POOLED_TIME_MAX: Duration = Duration::from_secs(4);
+
+/// Its own connections to servers.
 pub struct Side(Connector);
+
+/// Whether a connection serves more than one question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// A new one: what is asked is whether there is somebody.
+    Fresh,
+    /// One that is there, if there is one.
+    Kept,
+}
 
 impl Side {
     /// `roots`: the file of those that servers are verified by; `None`: the system's.
     pub fn new(roots: Option<String>) -> Self {
-        let mut options = ConnectorOptions::new(1);
+        let mut options = ConnectorOptions::new(POOLED_MAX);
         options.ca_file = roots;
         Self(Connector::new(Some(options)))
     }
 
-    /// One request on a connection of its own: a GET, or a POST of JSON. The whole takes no longer than `within`.
+    /// One request: a GET, or a POST of JSON. The whole takes no longer than `within`.
     pub async fn ask(
         &self,
         trust: &Trust,
@@ -40,13 +56,30 @@ impl Side {
         path: &str,
         body: Option<Bytes>,
         within: Duration,
+        connection: Connection,
     ) -> Result<(StatusCode, Bytes)> {
         let late = || Error::explain(ErrorType::ReadTimedout, "no answer in time");
-        timeout(within, self.exchange(trust, server, path, body)).await.unwrap_or_else(|_| Err(late()))
+        let asked = async {
+            let (session, peer, is_used) = self.connect(trust, server, connection).await?;
+            match self.exchange((session, peer), server, path, body.clone(), connection).await {
+                // It died while it was idle.
+                Err(_) if is_used => {
+                    let (session, peer, _) = self.connect(trust, server, Connection::Fresh).await?;
+                    self.exchange((session, peer), server, path, body, Connection::Fresh).await
+                }
+                answer => answer,
+            }
+        };
+        timeout(within, asked).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// A connection to the first of its addresses that takes one.
-    async fn connect(&self, trust: &Trust, server: &Server) -> Result<HttpSession> {
+    /// A connection to the first of its addresses that takes one, and whether it was used before.
+    async fn connect(
+        &self,
+        trust: &Trust,
+        server: &Server,
+        connection: Connection,
+    ) -> Result<(HttpSession, HttpPeer, bool)> {
         let mut left = server.addresses();
         loop {
             let address = server.address().ok_or_else(|| {
@@ -58,8 +91,12 @@ impl Side {
             let mut peer = trust.peer(server, address);
             peer.options.connection_timeout = Some(CONNECT_TIME_MAX);
             peer.options.total_connection_timeout = Some(CONNECT_TIME_MAX);
+            peer.options.idle_timeout = Some(POOLED_TIME_MAX);
+            if connection == Connection::Fresh {
+                peer.group_key = fastrand::u64(1..);
+            }
             match self.0.get_http_session(&peer).await {
-                Ok((session, _)) => return Ok(session),
+                Ok((session, is_used)) => return Ok((session, peer, is_used)),
                 Err(error) if left <= 1 || is_distrust(&error) => return Err(error),
                 Err(_) => server.address_failed(address),
             }
@@ -69,17 +106,19 @@ impl Side {
 
     async fn exchange(
         &self,
-        trust: &Trust,
+        (mut session, peer): (HttpSession, HttpPeer),
         server: &Server,
         path: &str,
         body: Option<Bytes>,
+        connection: Connection,
     ) -> Result<(StatusCode, Bytes)> {
         let spec = &server.spec;
-        let mut session = self.connect(trust, server).await?;
         let method = if body.is_some() { Method::POST } else { Method::GET };
         let mut request = RequestHeader::build(method, path.as_bytes(), Some(6))?;
         request.insert_header(header::HOST, spec.url.host_header())?;
-        request.insert_header(header::CONNECTION, "close")?;
+        if connection == Connection::Fresh {
+            request.insert_header(header::CONNECTION, "close")?;
+        }
         if let Some(key) = &spec.api_key {
             request.insert_header(header::AUTHORIZATION, format!("Bearer {}", key.0))?;
         }
@@ -100,6 +139,9 @@ impl Side {
             if answer.len() > ANSWER_BYTES_MAX {
                 return Error::e_explain(ErrorType::ReadError, "the answer is too large");
             }
+        }
+        if connection == Connection::Kept {
+            self.0.release_http_session(session, &peer, Some(POOLED_TIME_MAX)).await;
         }
         Ok((status, answer.freeze()))
     }

@@ -6,11 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::http::ResponseHeader;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use crate::cache::{Answer, Form, Head, Key, Recording, Worth};
-use crate::wire::{BodyKind, Protocol, Unasked, Usage, Watch, error_event};
+use crate::wire::{BodyKind, Noted, Protocol, Unasked, Usage, Watch, error_event};
 
 use super::context::{Job, Keep};
 
@@ -71,29 +69,6 @@ pub(super) enum End {
 pub(super) struct Keepsake {
     pub(super) key: Key,
     pub(super) answer: Answer,
-}
-
-/// What a plain answer is.
-#[derive(Debug, PartialEq, Eq)]
-enum Read {
-    Good,
-    /// An error in an answer's clothes.
-    Failed,
-    Incomplete,
-}
-
-fn read(body: &[u8]) -> Read {
-    #[derive(Deserialize)]
-    struct Answer {
-        error: Option<IgnoredAny>,
-    }
-    if serde_json::from_slice::<IgnoredAny>(body).is_err() {
-        return Read::Incomplete;
-    }
-    let is_object = body.trim_ascii_start().starts_with(b"{");
-    let failed =
-        is_object && serde_json::from_slice::<Answer>(body).is_ok_and(|answer| answer.error.is_some());
-    if failed { Read::Failed } else { Read::Good }
 }
 
 /// Whether the server says where its answer ends. Ask before Pingora adds a frame of its own.
@@ -246,12 +221,11 @@ impl Tap {
             // The mark came without the blank line that ends its event, or there is none.
             (Kind::Stream(watch), _) => watch.ended(),
             (Kind::Json(usage), Some(body)) => {
-                usage.note(body);
-                let read = read(body);
-                if read == Read::Incomplete && !self.framed {
+                let noted = usage.note(body);
+                if noted == Noted::Broken && !self.framed {
                     return End::Cut;
                 }
-                read == Read::Good
+                noted == Noted::Good
             }
             // Nothing tells: what a server ends is taken as whole, and not kept.
             (Kind::Json(_) | Kind::Other, _) => false,

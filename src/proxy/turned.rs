@@ -73,7 +73,7 @@ pub(super) fn turn(
     (body, streams): (Bytes, bool),
 ) -> (Bytes, Option<Box<Turned>>) {
     let plain = understood.forwarded(body.clone(), resolved);
-    let Understood::Json { document, stream: false, changes } = understood else { return (plain, None) };
+    let Understood::Json { document, stream: false, changes, .. } = understood else { return (plain, None) };
     let Some(dialect) = Dialect::of(endpoint.path) else { return (plain, None) };
     // Several answers in one stream, or answers of chosen fields, have no plain form that is known.
     let known = match dialect {

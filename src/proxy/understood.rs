@@ -4,13 +4,17 @@ use bytes::Bytes;
 use http::header;
 use pingora_proxy::Session;
 use serde_json::{Map, Value};
+use tokio::task::spawn_blocking;
 
-use crate::cache::{Dialect, Form};
+use crate::cache::{Dialect, Form, Gist, digest, is_deterministic};
 use crate::route::{Prompt, Resolved};
 use crate::wire::{self, BodyKind, Changes, Demand, Document, Endpoint, Model, RequestRules, Work};
 
 use super::gateway::Gateway;
 use super::refusal::Refusal;
+
+/// A larger body is read beside the threads that serve (64 KiB take some 0.2 ms).
+const READ_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// What the gateway read in a body.
 pub(super) enum Understood {
@@ -19,10 +23,14 @@ pub(super) enum Understood {
         stream: bool,
         /// What the body is to say instead.
         changes: Changes,
+        /// Its gist, where it was taken ahead.
+        digested: Option<Box<Gist>>,
     },
     Form {
         model: Option<Model>,
     },
+    /// Its bytes were read before.
+    Known(Box<Gist>),
 }
 
 pub(super) async fn understand(
@@ -36,37 +44,102 @@ pub(super) async fn understand(
         let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
         return Ok(Understood::Form { model: wire::multipart_model(content_type, body).await? });
     }
+    if gateway.recalls()
+        && let Some(gist) = gateway.memo.recall(endpoint.path, body)
+    {
+        return Ok(Understood::Known(Box::new(gist)));
+    }
+    parse(gateway, endpoint, body).await
+}
+
+/// Reads a body of JSON. A large one is read beside the threads that serve, and its digest is taken there too.
+pub(super) async fn parse(
+    gateway: &Gateway,
+    endpoint: &Endpoint,
+    body: &Bytes,
+) -> Result<Understood, Refusal> {
+    let remote_media = gateway.settings.body.remote_media;
+    if body.len() <= READ_AT_ONCE_BYTES_MAX {
+        return read(body, remote_media);
+    }
+    let (apart, path) = (body.clone(), endpoint.path);
+    let beside = spawn_blocking(move || {
+        read(&apart, remote_media).map(|mut understood| {
+            understood.digest_ahead(path);
+            understood
+        })
+    });
+    beside.await.unwrap_or_else(|_| read(body, remote_media))
+}
+
+fn read(body: &[u8], remote_media: bool) -> Result<Understood, Refusal> {
     let document = wire::parse(body)?;
     let stream = wire::wants_stream(&document.members)?;
     wire::refuse_slot(&document.members)?;
-    if !gateway.settings.body.remote_media
-        && let Some(member) = wire::remote_media(&document.members)
-    {
+    if !remote_media && let Some(member) = wire::remote_media(&document.members) {
         return Err(Refusal::RemoteMedia(member));
     }
-    Ok(Understood::Json { document, stream, changes: Changes::default() })
+    Ok(Understood::Json { document, stream, changes: Changes::default(), digested: None })
 }
 
 impl Understood {
-    pub(super) fn model(&self) -> Option<&Model> {
+    /// The name of the model in it.
+    pub(super) fn model(&self) -> Option<&str> {
         match self {
-            Self::Json { document, .. } => document.model.as_ref(),
-            Self::Form { model } => model.as_ref(),
+            Self::Json { document, .. } => document.model.as_ref().map(|model| model.name.as_str()),
+            Self::Form { model } => model.as_ref().map(|model| model.name.as_str()),
+            Self::Known(gist) => gist.model.as_deref(),
+        }
+    }
+
+    /// Whether the same body must always have the same answer.
+    pub(super) fn is_deterministic(&self) -> bool {
+        match self {
+            Self::Json { document, .. } => is_deterministic(&document.members),
+            Self::Known(gist) => gist.deterministic,
+            Self::Form { .. } => false,
+        }
+    }
+
+    /// What a look-up needs to know of it; `None`: no answer to it is kept.
+    pub(super) fn gist(&self, path: &str) -> Option<Gist> {
+        match self {
+            Self::Json { digested: Some(gist), .. } => Some(gist.as_ref().clone()),
+            Self::Json { document, stream, .. } => {
+                let form = Form::asked(Dialect::of(path), *stream, &document.members);
+                Some(Gist {
+                    model: document.model.as_ref().map(|model| model.name.clone()),
+                    stream: *stream,
+                    form,
+                    deterministic: is_deterministic(&document.members),
+                    digest: digest(form, &document.members)?,
+                })
+            }
+            Self::Known(gist) => Some(gist.as_ref().clone()),
+            Self::Form { .. } => None,
+        }
+    }
+
+    fn digest_ahead(&mut self, path: &str) {
+        let gist = self.gist(path);
+        if let Self::Json { digested, .. } = self {
+            *digested = gist.map(Box::new);
         }
     }
 
     /// Makes the body say what the operator decides.
     pub(super) fn amend(&mut self, endpoint: &Endpoint, rules: &RequestRules) {
-        if let Self::Json { document, changes, .. } = self
+        if let Self::Json { document, changes, digested, .. } = self
             && endpoint.work == Work::Generate
         {
+            *digested = None;
             rules.apply(endpoint, &mut document.members, changes);
         }
     }
 
     /// Asks for the usage of a stream, where its caller does not; whether that changes anything.
     pub(super) fn ask_usage(&mut self, endpoint: &Endpoint) -> bool {
-        let Self::Json { document, stream: true, changes } = self else { return false };
+        let Self::Json { document, stream: true, changes, .. } = self else { return false };
         let form = Form::asked(Dialect::of(endpoint.path), true, &document.members);
         let has_option = Dialect::of(endpoint.path).is_some_and(Dialect::has_usage_option);
         if !has_option || form != (Form::Stream { include_usage: false }) {
@@ -77,14 +150,18 @@ impl Understood {
     }
 
     pub(super) fn stream(&self) -> bool {
-        matches!(self, Self::Json { stream: true, .. })
+        match self {
+            Self::Json { stream, .. } => *stream,
+            Self::Known(gist) => gist.stream,
+            Self::Form { .. } => false,
+        }
     }
 
     /// What it may cost; `counts`: the prompt is to be counted.
     pub(super) fn demand(&self, endpoint: &Endpoint, counts: bool) -> Demand {
         match self {
             Self::Json { document, .. } => wire::demand(endpoint, &document.members, counts),
-            Self::Form { .. } => Demand::default(),
+            Self::Form { .. } | Self::Known(_) => Demand::default(),
         }
     }
 
@@ -116,7 +193,7 @@ impl Understood {
                 wire::rename_multipart_model(&body, model, name).into()
             }
             // A form without a model: the server has its own.
-            (Self::Form { model: None }, Some(_)) => body,
+            (Self::Form { model: None } | Self::Known(_), Some(_)) => body,
         }
     }
 }

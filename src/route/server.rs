@@ -1,6 +1,6 @@
 //! One server: where it is, whether it is up, what it works on, what it reports of its model.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -36,6 +36,8 @@ pub struct Server {
     tenancy: Arc<Tenancy>,
     /// `None` until the server has been asked, and again after a fault: it may come back as another.
     report: Arc<ArcSwapOption<Report>>,
+    /// Endpoints that it was asked for and does not have.
+    lacking: Arc<Mutex<HashSet<&'static str>>>,
     /// Its models, where it is a router of several.
     pub(super) residents: Arc<Residents>,
     /// Rings when it may be time to load another.
@@ -79,6 +81,7 @@ impl Server {
             told_slots: Arc::default(),
             tenancy: Arc::new(Tenancy::unknown()),
             report: Arc::default(),
+            lacking: Arc::default(),
             residents: Arc::default(),
             wanting: Arc::default(),
             addresses: Arc::default(),
@@ -241,12 +244,27 @@ impl Server {
     /// What it said before no longer counts.
     pub fn forget_report(&self) {
         self.report.store(None);
+        self.lacking().clear();
+    }
+
+    /// Whether it said that it does not have this endpoint, and has not been asked of itself since.
+    pub fn lacks(&self, endpoint: &str) -> bool {
+        self.lacking().contains(endpoint)
+    }
+
+    pub fn note_lacking(&self, endpoint: &'static str) {
+        self.lacking().insert(endpoint);
+    }
+
+    fn lacking(&self) -> MutexGuard<'_, HashSet<&'static str>> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes in what it says of itself, at `now`.
     pub fn set_report(&self, report: Report, now: Duration) {
         self.told_slots.store(report.slots.unwrap_or_default(), Ordering::Relaxed);
         self.residents.set(report.router.as_ref(), now);
+        self.lacking().clear();
         self.report.store(Some(Arc::new(report)));
     }
 

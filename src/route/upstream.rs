@@ -357,7 +357,10 @@ impl Upstream {
             .filter(|prints| !prints.is_empty())?;
         prints.sort_unstable();
         prints.dedup();
-        Some(Sha256::digest(prints.concat()).into())
+        match prints[..] {
+            [print] => Some(print),
+            _ => Some(Sha256::digest(prints.concat()).into()),
+        }
     }
 
     pub(super) fn reports(&self, model: &str) -> bool {

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::proxy::Current;
+use crate::proxy::side::Connection;
 use crate::route::{Kind, MODELS, Report, Server, Sign, Slots};
 
 /// The listeners, and files that are read later, wait this long, at most, for the first look at every server.
@@ -296,6 +297,6 @@ impl Probe {
     async fn get(&self, path: &str) -> Result<(StatusCode, Bytes)> {
         let within = self.server.check().timeout;
         let gateway = self.current.load();
-        gateway.side.ask(&gateway.trust, &self.server, path, None, within).await
+        gateway.side.ask(&gateway.trust, &self.server, path, None, within, Connection::Fresh).await
     }
 }

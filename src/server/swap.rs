@@ -11,6 +11,7 @@ use pingora::Result;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use crate::proxy::side::Connection;
 use crate::route::Act;
 
 use super::probe::Probe;
@@ -95,7 +96,10 @@ impl Probe {
         }
         let body = json!({"model": victim}).to_string().into();
         let (gateway, within) = (self.current.load(), server.check().timeout);
-        let asked = gateway.side.ask(&gateway.trust, server, "/models/unload", Some(body), within).await;
+        let asked = gateway
+            .side
+            .ask(&gateway.trust, server, "/models/unload", Some(body), within, Connection::Fresh)
+            .await;
         let (status, answer) = asked.map_err(told)?;
         let began = Instant::now();
         // That it is not running is no failure (400): somebody else was faster.

@@ -27,4 +27,4 @@ pub use rewrite::{Changes, RequestRules};
 pub use sse::{Watch, error_event};
 pub use text::{answer as answer_text, prompt as prompt_text};
 pub use unasked::Unasked;
-pub use usage::Usage;
+pub use usage::{Noted, Usage};

@@ -21,6 +21,16 @@ pub struct Usage {
     last: Option<u64>,
 }
 
+/// What a document is, besides what it tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    Good,
+    /// An error in an answer's clothes.
+    Failed,
+    /// No JSON, or not all of it.
+    Broken,
+}
+
 /// The union of the shapes that report usage: OpenAI's chat and completions, responses, Anthropic's messages (whole,
 /// `message_start`, `message_delta`), llama.cpp's own. A document with a member of another type tells
 /// nothing.
@@ -38,6 +48,7 @@ struct Report<'a> {
     delta: Option<Delta>,
     message: Option<Nested>,
     response: Option<Nested>,
+    error: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize, Default)]
@@ -115,8 +126,9 @@ struct Nested {
 impl Usage {
     /// Takes what a JSON document says into account; later documents overrule earlier ones. What cannot be read
     /// changes nothing.
-    pub fn note(&mut self, json: &[u8]) {
-        let Ok(report) = serde_json::from_slice::<Report<'_>>(json) else { return };
+    pub fn note(&mut self, json: &[u8]) -> Noted {
+        let Ok(report) = serde_json::from_slice::<Report<'_>>(json) else { return strange(json) };
+        let noted = if report.error.is_some() { Noted::Failed } else { Noted::Good };
         let nested = report.response.is_some();
         let (before, has_timings) = (self.completion_tokens.take(), report.timings.is_some());
         for part in [report.message, report.response].into_iter().flatten() {
@@ -142,6 +154,7 @@ impl Usage {
         {
             self.finish_reason = Some(status);
         }
+        noted
     }
 
     /// The completion tokens of all choices so far, from what one document reported of the choices in it, which stands
@@ -204,6 +217,20 @@ impl Usage {
     }
 }
 
+/// What a document is that tells nothing that is known here.
+fn strange(json: &[u8]) -> Noted {
+    #[derive(Deserialize)]
+    struct Strange {
+        error: Option<IgnoredAny>,
+    }
+    if serde_json::from_slice::<IgnoredAny>(json).is_err() {
+        return Noted::Broken;
+    }
+    let is_object = json.trim_ascii_start().starts_with(b"{");
+    let failed = is_object && serde_json::from_slice::<Strange>(json).is_ok_and(|it| it.error.is_some());
+    if failed { Noted::Failed } else { Noted::Good }
+}
+
 fn replace<T>(slot: &mut Option<T>, value: Option<T>) {
     if value.is_some() {
         *slot = value;
@@ -216,7 +243,9 @@ mod tests {
 
     fn read(documents: &[&str]) -> (Option<u64>, Option<u64>, Option<u64>, Option<String>) {
         let mut usage = Usage::default();
-        documents.iter().for_each(|document| usage.note(document.as_bytes()));
+        for document in documents {
+            usage.note(document.as_bytes());
+        }
         (usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens, usage.finish_reason)
     }
 

@@ -21,6 +21,7 @@ mod budget;
 mod charge;
 mod cache;
 mod purge;
+mod memo;
 mod memory;
 mod flight;
 mod form;

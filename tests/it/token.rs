@@ -206,6 +206,11 @@ async fn a_prompt_is_counted_only_where_it_matters_and_estimated_where_the_serve
     let answer = gateway.send(asked(&"x".repeat(3000), &json!({"max_tokens": 1}))).await;
     let estimate = 10_000 - remaining(&answer) - 1;
     assert!((1000..1050).contains(&estimate), "{estimate}");
+    for n in 0..20 {
+        gateway.send(asked(&n.to_string(), &json!({"max_tokens": 1}))).await;
+    }
+    let counted = llama.counted();
+    assert!((1..10).contains(&counted), "it said that it does not count, and was asked {counted} times");
 }
 
 #[tokio::test(flavor = "multi_thread")]

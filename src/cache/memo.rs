@@ -1,0 +1,102 @@
+//! Bodies that were read before: the same bytes are not parsed again to find their answer.
+//!
+//! What is remembered of a body is what a look-up needs of it, under its bytes alone: who asks, which model that is and
+//! what is kept are decided anew each time. A body is remembered once it has been answered from the cache, so that what
+//! is asked only once takes no room.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::quality::RandomState;
+use sha2::{Digest as _, Sha256};
+use tinyufo::TinyUfo;
+
+use super::form::Form;
+use super::key::Digest;
+
+/// Bodies that are remembered: 4 MiB or so.
+const BODIES_MAX: usize = 16 << 10;
+
+/// What a look-up needs to know of a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gist {
+    /// The name of the model in it.
+    pub model: Option<String>,
+    pub stream: bool,
+    pub form: Form,
+    /// The same body always has the same answer.
+    pub deterministic: bool,
+    pub digest: Digest,
+}
+
+struct Known {
+    /// SHA-256 of the endpoint and the body's bytes: what finds it is 64 bits, which somebody could make collide.
+    bytes: [u8; 32],
+    gist: Gist,
+}
+
+/// The memory of bodies.
+pub struct Memo {
+    known: TinyUfo<u64, Arc<Known>>,
+    hasher: RandomState,
+}
+
+impl Default for Memo {
+    fn default() -> Self {
+        Self { known: TinyUfo::new(BODIES_MAX, BODIES_MAX), hasher: RandomState::default() }
+    }
+}
+
+impl Memo {
+    /// What is known of a body that was sent to this endpoint.
+    pub fn recall(&self, endpoint: &str, body: &[u8]) -> Option<Gist> {
+        // Bytes that nobody knows are hashed with the quick hash alone.
+        let known = self.known.get(&self.place(endpoint, body))?;
+        (known.bytes == bytes(endpoint, body)).then(|| known.gist.clone())
+    }
+
+    pub fn remember(&self, endpoint: &str, body: &[u8], gist: Gist) {
+        let known = Known { bytes: bytes(endpoint, body), gist };
+        self.known.put(self.place(endpoint, body), Arc::new(known), 1);
+    }
+
+    fn place(&self, endpoint: &str, body: &[u8]) -> u64 {
+        self.hasher.hash_one((endpoint, body))
+    }
+}
+
+fn bytes(endpoint: &str, body: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    // No endpoint has a line's end in it.
+    hash.update(endpoint);
+    hash.update(b"\n");
+    hash.update(body);
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_known_by_its_bytes_at_its_endpoint() {
+        let memo = Memo::default();
+        let gist =
+            Gist { model: None, stream: false, form: Form::Plain, deterministic: true, digest: [7; 32] };
+        assert_eq!(memo.recall("/completion", b"{}"), None);
+        memo.remember("/completion", b"{}", gist.clone());
+        assert_eq!(memo.recall("/completion", b"{}"), Some(gist));
+        assert_eq!(memo.recall("/v1/completions", b"{}"), None);
+        assert_eq!(memo.recall("/completion", b"{ }"), None);
+    }
+
+    #[test]
+    fn what_is_found_by_its_place_is_compared_whole() {
+        let memo = Memo::default();
+        let gist =
+            Gist { model: None, stream: false, form: Form::Plain, deterministic: true, digest: [7; 32] };
+        let another = Known { bytes: bytes("/completion", b"[]"), gist };
+        memo.known.put(memo.place("/completion", b"{}"), Arc::new(another), 1);
+        assert_eq!(memo.recall("/completion", b"{}"), None);
+    }
+}
