@@ -217,7 +217,10 @@ async fn read(
     let body = body::read(session, gateway, share).await;
     ctx.asked.bytes_in = share.bytes();
     let body = body?;
-    let understood = understand(gateway, session, endpoint, &body).await?;
+    let understood = match understood::recall(gateway, endpoint, &body) {
+        Some(known) => known,
+        None => understand(gateway, session, endpoint, &body).await?,
+    };
     ctx.told.quote = Quote::of(gateway, &understood);
     let resolved = resolve(gateway, understood.model(), &mut ctx.asked)?;
     if endpoint.is_llamas_own() && resolved.upstream.spec.kind != Kind::Llama {

@@ -29,7 +29,7 @@ pub(super) enum Understood {
     Form {
         model: Option<Model>,
     },
-    /// Its bytes were read before.
+    /// Its bytes were read before. No job is made of it: what goes to a server is read first.
     Known(Box<Gist>),
 }
 
@@ -44,12 +44,14 @@ pub(super) async fn understand(
         let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
         return Ok(Understood::Form { model: wire::multipart_model(content_type, body).await? });
     }
-    if gateway.recalls()
-        && let Some(gist) = gateway.memo.recall(endpoint.path, body)
-    {
-        return Ok(Understood::Known(Box::new(gist)));
-    }
     parse(gateway, endpoint, body).await
+}
+
+/// What is known of a body that was read before: enough to look for its answer, and for nothing else.
+pub(super) fn recall(gateway: &Gateway, endpoint: &Endpoint, body: &[u8]) -> Option<Understood> {
+    let recalls = gateway.recalls() && endpoint.body == BodyKind::Json;
+    let gist = gateway.memo.recall(endpoint.path, body).filter(|_| recalls)?;
+    Some(Understood::Known(Box::new(gist)))
 }
 
 /// Reads a body of JSON. A large one is read beside the threads that serve, and its digest is taken there too.

@@ -128,7 +128,8 @@ impl Usage {
     /// changes nothing.
     pub fn note(&mut self, json: &[u8]) -> Noted {
         let Ok(report) = serde_json::from_slice::<Report<'_>>(json) else { return strange(json) };
-        let noted = if report.error.is_some() { Noted::Failed } else { Noted::Good };
+        let is_object = json.trim_ascii_start().starts_with(b"{");
+        let noted = if report.error.is_some() && is_object { Noted::Failed } else { Noted::Good };
         let nested = report.response.is_some();
         let (before, has_timings) = (self.completion_tokens.take(), report.timings.is_some());
         for part in [report.message, report.response].into_iter().flatten() {

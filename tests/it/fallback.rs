@@ -44,6 +44,18 @@ fn model_at(llama: &Llama) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_was_read_before_is_read_again_for_a_fallback() {
+    let (one, two) = (scripted().start().await, scripted().start().await);
+    let gateway = before_two(&one, &two, "", "", &keys()).await;
+    for cache in ["miss", "hit", "hit"] {
+        assert_eq!(gateway.send(ask("large", "hi")).await.cache(), cache);
+    }
+    one.dies().await;
+    let answer = gateway.send(ask("large", "hi").header("cache-control", "no-cache")).await;
+    assert_eq!((answer.status, model_at(&two), arrived(&two, "top_k")), (200, json!("tiny"), json!(7)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_next_model_answers_as_if_it_had_been_asked_for() {
     let (one, two) = (scripted().start().await, scripted().start().await);
     let health = ", health: {every: 50ms, timeout: 2s, down_after: 2, up_after: 1}";
