@@ -113,7 +113,7 @@ cache: {{ttl: 1h, size: {cache}, scope: key}}
 body: {{max: 32MiB, total: 512MiB}}
 usage: {{path: usage.db}}
 log: {{access: access.log, format: json}}
-server: {{threads: 1{server_keys}}}
+server: {{threads: 1, work_stealing: false{server_keys}}}
 """
 
 NGINX = """

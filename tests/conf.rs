@@ -231,7 +231,7 @@ fn every_key_of_the_contract_is_known() {
     assert_eq!((settings.server.threads, settings.server.pre_stop.as_secs()), (4, 5));
     assert_eq!(
         settings.server.pingora,
-        "version: 1\nthreads: 4\ndaemon: false\npid_file: \"/run/a \\\"b\\\".pid\"\nwork_stealing: false\n"
+        "version: 1\nthreads: 4\ndaemon: false\npid_file: \"/run/a \\\"b\\\".pid\"\n"
     );
 }
 

@@ -91,11 +91,6 @@ pub(super) fn server(section: &mut Section) -> Server {
             }
         }
     }
-    // Pingora's own default is true. Threads that leave each other's work alone cost a request a fifth less, and no
-    // piece of work is long (docs/PERFORMANCE.md).
-    if !pingora.contains("\nwork_stealing: ") {
-        line(&mut pingora, "work_stealing", &Value::from(false));
-    }
     // Beside the pid file, so that several gateways on one machine do not meet each other's successors.
     let beside = || pid_file.as_ref().map(|file| PathBuf::from(format!("{}.upgrade", file.display())));
     let upgrade_sock = upgrade_sock.or_else(beside).unwrap_or_else(|| UPGRADE_SOCK.into());
