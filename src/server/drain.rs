@@ -25,9 +25,6 @@ use super::supervisor;
 /// The last lines of the access log may take this long.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 
-/// Of a process that is to end at once, Pingora may take so long; some milliseconds are what it takes.
-const FAST_TIME_MAX: Duration = Duration::from_secs(1);
-
 /// How often the last requests are counted.
 const COUNT_EVERY: Duration = Duration::from_millis(20);
 
@@ -40,7 +37,6 @@ const LINGER_TIME_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Signals {
     pub(super) current: Arc<Current>,
     pub(super) handover: Arc<Handover>,
-    pub(super) pid_file: Option<PidFile>,
 }
 
 fn listen(kind: SignalKind) -> Signal {
@@ -50,30 +46,6 @@ fn listen(kind: SignalKind) -> Signal {
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
-        let signal = self.heard().await;
-        if matches!(signal, ShutdownSignal::FastShutdown) {
-            self.end_in_time();
-        }
-        signal
-    }
-}
-
-impl Signals {
-    /// Pingora drops what is under way, each request with its line, and ends its threads one by one; but it waits for
-    /// ever for one that accepts on the socket of a thread that has ended (seen with `work_stealing: false`).
-    fn end_in_time(&self) {
-        let (current, pid_file) = (Arc::clone(&self.current), self.pid_file.clone());
-        let watch = move || {
-            std::thread::sleep(FAST_TIME_MAX);
-            leave_nothing_behind(&current.load(), pid_file.as_ref());
-            std::process::exit(0);
-        };
-        if let Err(error) = std::thread::Builder::new().name("watchdog".to_owned()).spawn(watch) {
-            log::error!("nobody watches over the end of the process: {error}");
-        }
-    }
-
-    async fn heard(&self) -> ShutdownSignal {
         let mut terminate = listen(SignalKind::terminate());
         let mut interrupt = listen(SignalKind::interrupt());
         let mut quit = listen(SignalKind::quit());
