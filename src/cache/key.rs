@@ -127,7 +127,7 @@ pub fn among<'a>(key: &Key, others: impl Iterator<Item = &'a str>) -> Key {
     hash.finish()
 }
 
-/// Pieces gather up to here before they are hashed: most are a few bytes, and each call costs as much as sixty.
+/// Pieces gather up to here before they are hashed: most are a few bytes, and each call has a cost of its own.
 const GATHERED_BYTES_MAX: usize = 4 << 10;
 
 struct Hasher {

@@ -13,7 +13,7 @@ use crate::wire::{self, BodyKind, Changes, Demand, Document, Endpoint, Model, Re
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 
-/// A larger body is read beside the threads that serve (64 KiB take some 0.2 ms).
+/// A larger body is read beside the threads that serve.
 const READ_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// What the gateway read in a body.
