@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use pingora::server::{ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::BackgroundService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, interval, sleep};
 
@@ -32,11 +33,44 @@ const COUNT_EVERY: Duration = Duration::from_millis(20);
 /// answer to its next request; one that has none for so long is closed without.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// Of a process that is to end at once, Pingora may take so long; some milliseconds are what it takes.
+const FAST_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// Which signal means what. SIGTERM first turns `/ready` 503 for `server.pre_stop`, so that balancers look away
 /// before the listeners close. SIGQUIT hands over to a successor; without one nothing changes.
 pub(super) struct Signals {
     pub(super) current: Arc<Current>,
     pub(super) handover: Arc<Handover>,
+    pub(super) pid_file: Option<PidFile>,
+    pub(super) impatience: Impatience,
+}
+
+/// SIGTERM while the process is ending already. One listener hears all of them, from the first: none falls between
+/// two.
+#[derive(Clone)]
+pub(super) struct Impatience(Arc<Semaphore>);
+
+impl Impatience {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+
+    /// Hears on.
+    fn listen(&self, mut terminate: Signal) {
+        let heard = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            while terminate.recv().await.is_some() {
+                heard.add_permits(1);
+            }
+        });
+    }
+
+    /// The next of them; what was heard before anybody asked counts too.
+    async fn heard(&self) {
+        if let Ok(one) = self.0.acquire().await {
+            one.forget();
+        }
+    }
 }
 
 fn listen(kind: SignalKind) -> Signal {
@@ -46,6 +80,16 @@ fn listen(kind: SignalKind) -> Signal {
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
     async fn recv(&self) -> ShutdownSignal {
+        let signal = self.hear().await;
+        if matches!(signal, ShutdownSignal::FastShutdown) {
+            self.end_in_time();
+        }
+        signal
+    }
+}
+
+impl Signals {
+    async fn hear(&self) -> ShutdownSignal {
         let mut terminate = listen(SignalKind::terminate());
         let mut interrupt = listen(SignalKind::interrupt());
         let mut quit = listen(SignalKind::quit());
@@ -62,6 +106,7 @@ impl ShutdownSignalWatch for Signals {
             tokio::select! {
                 done = spawn_blocking(move || handover.attempt()) => {
                     if done.unwrap_or(false) {
+                        self.impatience.listen(terminate);
                         return ShutdownSignal::GracefulTerminate;
                     }
                 }
@@ -72,9 +117,25 @@ impl ShutdownSignalWatch for Signals {
         supervisor::stopping();
         self.current.load().drain();
         tokio::select! {
-            () = sleep(self.current.load().settings.server.pre_stop) => ShutdownSignal::GracefulTerminate,
-            _ = terminate.recv() => ShutdownSignal::FastShutdown,
-            _ = interrupt.recv() => ShutdownSignal::FastShutdown,
+            () = sleep(self.current.load().settings.server.pre_stop) => {}
+            _ = terminate.recv() => return ShutdownSignal::FastShutdown,
+            _ = interrupt.recv() => return ShutdownSignal::FastShutdown,
+        }
+        self.impatience.listen(terminate);
+        ShutdownSignal::GracefulTerminate
+    }
+
+    /// Pingora drops what is under way, each request with its line, and ends its threads one by one; but it waits for
+    /// ever for one that accepts on the socket of a thread that has ended (seen with `work_stealing: false`).
+    fn end_in_time(&self) {
+        let (current, pid_file) = (Arc::clone(&self.current), self.pid_file.clone());
+        let watch = move || {
+            std::thread::sleep(FAST_TIME_MAX);
+            leave_nothing_behind(&current.load(), pid_file.as_ref());
+            std::process::exit(0);
+        };
+        if let Err(error) = std::thread::Builder::new().name("watchdog".to_owned()).spawn(watch) {
+            log::error!("nobody watches over the end of the process: {error}");
         }
     }
 }
@@ -85,6 +146,7 @@ pub(super) struct Drain {
     pub(super) handover: Arc<Handover>,
     pub(super) connections: Connections,
     pub(super) pid_file: Option<PidFile>,
+    pub(super) impatience: Impatience,
     /// A daemon's.
     pub(super) error_log: Option<PathBuf>,
 }
@@ -99,7 +161,6 @@ impl BackgroundService for Drain {
             traces.start();
         }
         tokio::spawn(reopen_logs(Arc::clone(&self.current), self.error_log.clone()));
-        let mut terminate = listen(SignalKind::terminate());
         if shutdown.changed().await.is_err() {
             return;
         }
@@ -111,16 +172,14 @@ impl BackgroundService for Drain {
             }
             tokio::select! {
                 () = self.callers_have_left() => {}
-                _ = terminate.recv() => {}
+                () = self.impatience.heard() => {}
             }
         } else {
             self.current.load().drain();
-            // The signal that began it.
-            terminate = listen(SignalKind::terminate());
         }
         tokio::select! {
             () = self.all_have_ended() => self.leave(0),
-            _ = terminate.recv() => self.leave(1),
+            () = self.impatience.heard() => self.leave(1),
         }
     }
 }

@@ -35,7 +35,7 @@ use crate::config::{Loaded, Settings};
 use crate::proxy::{Current, Gateway, Proxy, trust};
 
 use self::door::Doors;
-use self::drain::{Drain, Signals};
+use self::drain::{Drain, Impatience, Signals};
 use self::front::{Connections, Front};
 use self::handover::{Handover, Meeting, Succession};
 use self::pid::PidFile;
@@ -106,11 +106,13 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     let prober = server.add_service(background_service("prober", prober));
     let handover = Arc::new(Handover::new(Arc::clone(&gateway), socket, folder.clone()));
     let connections = Connections::default();
+    let impatience = Impatience::new();
     let drain = Drain {
         current: Arc::clone(&gateway),
         handover: Arc::clone(&handover),
         connections: connections.clone(),
         pid_file: pid_file.clone(),
+        impatience: impatience.clone(),
         error_log,
     };
     server.add_service(background_service("drain", drain));
@@ -160,7 +162,8 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
         doors.open(&mut page, address, "for Prometheus: ", "/metrics");
         server.add_service(page).add_dependency(&succession);
     }
-    let signals = Signals { current: Arc::clone(&gateway), handover };
+    let signals =
+        Signals { current: Arc::clone(&gateway), handover, pid_file: pid_file.clone(), impatience };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
     drain::leave_nothing_behind(&gateway.load(), pid_file.as_ref());
     Ok(())
@@ -177,6 +180,10 @@ fn pingora_conf(settings: &Settings, launch: Launch) -> Result<ServerConf, Strin
         ServerConf::from_yaml(&server.pingora).map_err(|error| format!("`server` of the file: {error}"))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     conf.threads = if server.threads == 0 { cores } else { server.threads };
+    // A thread that is alone has nobody to take work from, and each request costs it a fifth less.
+    if conf.threads == 1 && !server.pingora.contains("\nwork_stealing: ") {
+        conf.work_stealing = false;
+    }
     conf.grace_period_seconds = Some(server.grace_period.as_secs());
     conf.ca_file = trust::roots(&settings.upstreams, conf.ca_file.take())?;
     conf.max_retries = conf.max_retries.max(TRIES_MAX);
