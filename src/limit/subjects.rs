@@ -7,6 +7,8 @@
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
+use arrayvec::ArrayVec;
+
 use super::account::{Account, Reserved};
 use super::bucket::{Bucket, Level, Loan, Ruling};
 use super::budget::Budget;
@@ -14,12 +16,14 @@ use super::name::{Kind, Limit, Scope};
 use super::quota::{Place, Quota};
 use super::rate::Rate;
 
+const SCOPES_MAX: usize = 5;
+
 /// The order of locks, and of refusals that take as long.
-const SCOPES: [Scope; 5] = [Scope::Gateway, Scope::Key, Scope::User, Scope::Model, Scope::KeyModel];
+const SCOPES: [Scope; SCOPES_MAX] = [Scope::Gateway, Scope::Key, Scope::User, Scope::Model, Scope::KeyModel];
 
 /// The quotas of one request, by their places in `SCOPES`.
 #[derive(Debug, Clone, Default)]
-pub struct Subjects([Option<Arc<Quota>>; SCOPES.len()]);
+pub struct Subjects([Option<Arc<Quota>>; SCOPES_MAX]);
 
 /// A refusal: which limit, and the true wait until it would admit (for concurrency, unknown). Of several limits that
 /// refuse it is the one that does so for the longest.
@@ -50,7 +54,7 @@ pub enum Allows {
 /// A request's places among those at once, returned when this is dropped.
 #[derive(Debug, Default)]
 pub struct Permit {
-    places: Vec<(Scope, Place)>,
+    places: ArrayVec<(Scope, Place), SCOPES_MAX>,
     /// The tightest bucket of requests that applies.
     pub level: Option<Level>,
 }
@@ -60,7 +64,7 @@ pub struct Permit {
 pub struct Reservation {
     subjects: Subjects,
     /// By the buckets' order; empty once it is settled.
-    loans: Vec<Loan>,
+    loans: ArrayVec<Loan, SCOPES_MAX>,
     tokens: u64,
     /// The tightest bucket of tokens that applies.
     pub level: Option<Level>,
@@ -76,7 +80,7 @@ pub struct Spent {
     pub ends_in: Duration,
 }
 
-type Locked<'a> = Vec<(Scope, &'a Quota, MutexGuard<'a, Bucket>)>;
+type Locked<'a> = ArrayVec<(Scope, &'a Quota, MutexGuard<'a, Bucket>), SCOPES_MAX>;
 
 impl Subjects {
     /// Makes the request subject to one more; in any order.

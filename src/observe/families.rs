@@ -5,8 +5,11 @@
 //! its labels as they are. It has a bound too: what is beyond is counted together, where each label is `other`.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 use prometheus::core::{Collector, Desc, Metric};
 use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts, Registry};
@@ -16,6 +19,7 @@ pub(super) const OTHER: &str = "other";
 
 /// Stands between the labels of a series: a control character, which no name has.
 const BOUNDARY: char = '\u{1f}';
+const BOUNDARY_TEXT: &str = "\u{1f}";
 
 /// What a family is: a row of the table in `metrics.rs`, and of docs/METRICS.md.
 #[derive(Debug)]
@@ -123,7 +127,8 @@ impl<S: Series> Made for S {
 pub(super) struct Family<S> {
     row: &'static Row,
     desc: Desc,
-    series: Arc<RwLock<HashMap<Box<str>, S>>>,
+    series: Arc<RwLock<HashTable<(Box<str>, S)>>>,
+    hasher: RandomState,
 }
 
 impl<S: Series> Made for Family<S> {
@@ -132,7 +137,7 @@ impl<S: Series> Made for Family<S> {
     fn made(row: &'static Row, registry: &Registry) -> prometheus::Result<Self> {
         let labels = row.labels.iter().map(|label| label.name.to_owned()).collect();
         let desc = Desc::new(row.name.to_owned(), row.help.to_owned(), labels, HashMap::new())?;
-        let family = Self { row, desc, series: Arc::default() };
+        let family = Self { row, desc, series: Arc::default(), hasher: RandomState::default() };
         registry.register(Box::new(family.clone())).map(|()| family)
     }
 }
@@ -141,31 +146,42 @@ impl<S: Series> Family<S> {
     /// The series with these labels, in the order of the table; from now on it is there.
     pub(super) fn with(&self, labels: &[&str]) -> S {
         debug_assert_eq!(labels.len(), self.row.labels.len(), "{}", self.row.name);
-        let key = key(labels);
-        if let Some(series) = self.read().get(key.as_str()) {
+        let hash = self.hash(labels.iter().copied());
+        if let Some((_, series)) = self.read().find(hash, |(key, _)| is_key_of(key, labels)) {
             return series.clone();
         }
         let mut all = self.write();
-        if all.len() >= S::SERIES_MAX && !all.contains_key(key.as_str()) {
+        if all.len() >= S::SERIES_MAX && all.find(hash, |(key, _)| is_key_of(key, labels)).is_none() {
             let others = vec![OTHER; labels.len()];
-            return self.in_its_place(&mut all, &others, self::key(&others));
+            return self.in_its_place(&mut all, self.hash(others.iter().copied()), &others);
         }
-        self.in_its_place(&mut all, labels, key)
+        self.in_its_place(&mut all, hash, labels)
     }
 
-    fn in_its_place(&self, all: &mut HashMap<Box<str>, S>, labels: &[&str], key: String) -> S {
+    fn in_its_place(&self, all: &mut HashTable<(Box<str>, S)>, hash: u64, labels: &[&str]) -> S {
         let made = || {
             let names = self.row.labels.iter().map(|label| label.name.to_owned());
             let labels = names.zip(labels.iter().map(|label| (*label).to_owned())).collect();
             let opts = Opts::new(self.row.name, self.row.help).const_labels(labels);
             S::series(self.row, opts).expect("the table's names are good: a test makes each")
         };
-        all.entry(key.into()).or_insert_with(made).clone()
+        let rehash = |(key, _): &(Box<str>, S)| self.hash(key.split(BOUNDARY));
+        let place = all.entry(hash, |(key, _)| is_key_of(key, labels), rehash);
+        place.or_insert_with(|| (key(labels), made())).get().1.clone()
+    }
+
+    fn hash<'a>(&self, labels: impl Iterator<Item = &'a str>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        for label in labels {
+            hasher.write(label.as_bytes());
+            hasher.write_u8(BOUNDARY as u8);
+        }
+        hasher.finish()
     }
 
     /// Takes out the series whose labels are not wanted any more.
     pub(super) fn retain(&self, mut wanted: impl FnMut(&[&str]) -> bool) {
-        self.write().retain(|key, _| wanted(&split(key)));
+        self.write().retain(|(key, _)| wanted(&split(key)));
     }
 
     /// Goes through all of them.
@@ -173,11 +189,11 @@ impl<S: Series> Family<S> {
         self.read().iter().for_each(|(key, series)| look(&split(key), series));
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<Box<str>, S>> {
+    fn read(&self) -> RwLockReadGuard<'_, HashTable<(Box<str>, S)>> {
         self.series.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Box<str>, S>> {
+    fn write(&self) -> RwLockWriteGuard<'_, HashTable<(Box<str>, S)>> {
         self.series.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -192,20 +208,17 @@ impl<S: Series> Collector for Family<S> {
         family.set_name(self.row.name.to_owned());
         family.set_help(self.row.help.to_owned());
         family.set_field_type(S::TYPE);
-        family.set_metric(self.read().values().map(Metric::metric).collect());
+        family.set_metric(self.read().iter().map(|(_, series)| series.metric()).collect());
         vec![family]
     }
 }
 
-fn key(labels: &[&str]) -> String {
-    let mut key = String::with_capacity(labels.iter().map(|label| label.len() + 1).sum());
-    for (at, label) in labels.iter().enumerate() {
-        if at > 0 {
-            key.push(BOUNDARY);
-        }
-        key.push_str(label);
-    }
-    key
+fn key(labels: &[&str]) -> Box<str> {
+    labels.join(BOUNDARY_TEXT).into()
+}
+
+fn is_key_of(key: &str, labels: &[&str]) -> bool {
+    key.split(BOUNDARY).eq(labels.iter().copied())
 }
 
 fn split(key: &str) -> Vec<&str> {

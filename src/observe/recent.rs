@@ -85,6 +85,9 @@ impl Passed {
 }
 
 fn cut(text: &str, chars_max: usize) -> String {
+    if text.len() <= chars_max {
+        return text.to_owned();
+    }
     match text.char_indices().nth(chars_max) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),

@@ -159,7 +159,7 @@ pub(super) fn job(
     endpoint: &'static Endpoint,
     (original, mut understood, resolved): (Bytes, Understood, Resolved),
     streams: bool,
-) -> Job {
+) -> Box<Job> {
     let rules = gateway.request_rules(resolved.rule);
     if let Some(rules) = rules {
         understood.amend(endpoint, rules);
@@ -175,7 +175,7 @@ pub(super) fn job(
     let keep = keep.map(made);
     // What was read takes many times its body, and what follows may take long: it goes here.
     let (original, fallbacks) = (Some(original), VecDeque::new());
-    Job {
+    Box::new(Job {
         endpoint,
         body,
         unasked,
@@ -189,7 +189,7 @@ pub(super) fn job(
         gist: gist.filter(|_| rules.is_none()),
         demand,
         prompt,
-    }
+    })
 }
 
 /// Admits by limits of requests, or says which does not.

@@ -33,7 +33,7 @@ pub(super) struct Hit {
 pub(super) struct Aboard {
     pub(super) follower: Follower<Refusal>,
     pub(super) keep: Keep,
-    pub(super) job: Job,
+    pub(super) job: Box<Job>,
     age_max: Option<Duration>,
 }
 
@@ -52,7 +52,7 @@ pub(super) async fn ask(
     gateway: &Gateway,
     session: &mut Session,
     ctx: &mut Context,
-    job: Job,
+    job: Box<Job>,
     control: Control,
 ) -> Result<Verdict, Stop> {
     let mut verdict = seek(gateway, ctx, job, control).await?;
@@ -69,7 +69,12 @@ pub(super) async fn ask(
     Ok(verdict)
 }
 
-async fn seek(gateway: &Gateway, ctx: &mut Context, job: Job, control: Control) -> Result<Verdict, Refusal> {
+async fn seek(
+    gateway: &Gateway,
+    ctx: &mut Context,
+    job: Box<Job>,
+    control: Control,
+) -> Result<Verdict, Refusal> {
     // With `no-cache` a fresh answer is asked for: one that is being made may be older than the asking.
     let Some(keep) = job.keep.filter(|_| !control.no_cache) else {
         if control.only_if_cached {
@@ -78,7 +83,7 @@ async fn seek(gateway: &Gateway, ctx: &mut Context, job: Job, control: Control) 
         if job.keep.is_some() {
             miss(ctx, "fwd=request");
         }
-        return Ok(Verdict::Forward(Box::new(job)));
+        return Ok(Verdict::Forward(job));
     };
     for alone in [false, true] {
         let keep = if alone { keep.only() } else { keep };
@@ -110,13 +115,13 @@ async fn seek(gateway: &Gateway, ctx: &mut Context, job: Job, control: Control) 
                 ctx.flight = Some(Arc::clone(leader.flight()));
                 ctx.leads = Some(leader);
                 miss(ctx, "fwd=uri-miss");
-                return Ok(Verdict::Forward(Box::new(job.kept(keep))));
+                return Ok(Verdict::Forward(job.kept(keep)));
             }
         }
     }
     // What is kept for one form alone is in that form, so this is not reached; it costs nothing but a generation.
     miss(ctx, "fwd=uri-miss");
-    Ok(Verdict::Forward(Box::new(job)))
+    Ok(Verdict::Forward(job))
 }
 
 /// Looks again.
@@ -127,17 +132,16 @@ pub(super) async fn ask_again(
     aboard: Aboard,
     why: Again,
 ) -> Result<Verdict, Stop> {
-    let Aboard { follower, keep, job, age_max } = aboard;
+    let Aboard { follower, keep, mut job, age_max } = aboard;
     drop(follower);
     ctx.guards.follows = None;
     // Whoever made the answer instead makes this one no more.
     ctx.asked.model = job.resolved.on_server().map(str::to_owned);
     ctx.asked.upstream = Some(job.resolved.upstream.spec.name.clone());
-    let keep = match why {
-        Again::Declined => job.keep,
-        Again::Unrendered => Some(keep.only()),
-    };
-    ask(gateway, session, ctx, Job { keep, ..job }, Control { age_max, ..Control::default() }).await
+    if why == Again::Unrendered {
+        job.keep = Some(keep.only());
+    }
+    ask(gateway, session, ctx, job, Control { age_max, ..Control::default() }).await
 }
 
 fn miss(ctx: &mut Context, detail: &'static str) {

@@ -31,7 +31,7 @@ pub struct Context {
     pub(super) asked: Asked,
     pub(super) told: Outcome,
     /// What goes to a server; `None` for what the gateway answers by itself.
-    pub(super) job: Option<Job>,
+    pub(super) job: Option<Box<Job>>,
     /// Shared with the session wrapper.
     pub(super) cue: Arc<Cue>,
     pub(super) route: Route,
@@ -303,7 +303,7 @@ impl Context {
     }
 
     /// Takes on a job: what Pingora sends from now on.
-    pub(super) fn take_on(&mut self, job: Job) {
+    pub(super) fn take_on(&mut self, job: Box<Job>) {
         self.cue.set_body(job.body.clone());
         self.job = Some(job);
     }

@@ -15,7 +15,7 @@ use crate::wire::Endpoint;
 
 use super::admit;
 use super::ask::{self, Hit};
-use super::context::{Asked, Context, Job, Keep, Missed};
+use super::context::{Asked, Context, Keep, Missed};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::timing::Late;
@@ -65,7 +65,7 @@ pub(super) async fn turn(
     }
     let next = ctx.job.as_mut().and_then(|job| Some((job.fallbacks.pop_front()?, job.original.clone()?)));
     let Some((next, original)) = next else { return Err(give_up(ctx, refusal)) };
-    let Some(job) = ctx.job.take() else { return Err(refusal) };
+    let Some(job) = ctx.job.take().map(|job| *job) else { return Err(refusal) };
     let understood = understand(gateway, session, job.endpoint, &original).await?;
     if let (Some(model), Some(fallback)) =
         (gateway.fleet.rule_name(job.requested()), gateway.fleet.rule_name(&next))
@@ -79,13 +79,11 @@ pub(super) async fn turn(
     asked.upstream = Some(next.upstream.spec.name.clone());
     // Who follows the answer expects it in the form that was announced.
     let streams = job.turned.is_some();
-    let made = admit::job(gateway, session, ctx, job.endpoint, (original, understood, next), streams);
-    ctx.take_on(Job {
-        demand: job.demand,
-        fallbacks: job.fallbacks,
-        asked_for: job.asked_for.or_else(|| Some(Box::new(job.resolved))),
-        ..made
-    });
+    let mut made = admit::job(gateway, session, ctx, job.endpoint, (original, understood, next), streams);
+    made.demand = job.demand;
+    made.fallbacks = job.fallbacks;
+    made.asked_for = job.asked_for.or_else(|| Some(Box::new(job.resolved)));
+    ctx.take_on(made);
     ctx.route.lease = None;
     (ctx.route.tries, ctx.route.broken, ctx.route.met) = (0, 0, None);
     ctx.route.timing.rest();

@@ -53,7 +53,9 @@ impl Heading {
 
     /// Takes a server's header to be changed; [`Heading::put`] gives it back.
     pub(super) fn take(answer: &mut ResponseHeader) -> Self {
-        Self(std::mem::replace(answer, empty().into()).into())
+        let mut heading = Self(std::mem::replace(answer, empty().into()).into());
+        heading.headers.reserve(HEADERS);
+        heading
     }
 
     pub(super) fn put(self, answer: &mut ResponseHeader) {

@@ -114,7 +114,7 @@ impl ProxyHttp for Proxy {
         }
         match verdict {
             Ok(Verdict::Forward(job)) => {
-                ctx.take_on(*job);
+                ctx.take_on(job);
                 return Ok(false);
             }
             Ok(Verdict::Hit(hit)) => respond::hit(&gateway, session, ctx, hit).await?,

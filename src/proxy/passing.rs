@@ -81,7 +81,7 @@ fn keep(gateway: &Gateway, ctx: &Context, ended: End) {
             job.resolved.upstream.fingerprint(job.resolved.on_server()) == Some(keep.fingerprint)
         })
     };
-    if ctx.job.as_ref().is_some_and(unchanged) {
+    if ctx.job.as_deref().is_some_and(unchanged) {
         gateway.store.keep(kept.key, kept.answer, gateway.clock.now());
     }
 }

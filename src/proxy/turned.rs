@@ -48,11 +48,12 @@ impl Job {
     }
 
     /// The same, its answer kept so: what is kept for one form alone is asked for in that.
-    pub(super) fn kept(mut self, keep: Keep) -> Self {
+    pub(super) fn kept(mut self: Box<Self>, keep: Keep) -> Box<Self> {
         if self.made().is_some_and(|made| made != keep.made) {
             self.ask_plainly();
         }
-        Self { keep: Some(keep), ..self }
+        self.keep = Some(keep);
+        self
     }
 
     /// Asks plainly after all.

@@ -50,7 +50,9 @@ impl Fault {
 
 /// Reads a body. Numbers keep their value, not their spelling.
 pub fn parse(body: &[u8]) -> Result<Document, Fault> {
-    let mut json = serde_json::Deserializer::from_slice(body);
+    // All of it at once, instead of text by text.
+    let text = str::from_utf8(body).map_err(|error| not_utf8(body, error.valid_up_to()))?;
+    let mut json = serde_json::Deserializer::from_str(text);
     let values = Cell::new(0);
     let parsed = json
         .deserialize_any(TopLevel { body, tree: Tree { values: &values } })
@@ -59,6 +61,14 @@ pub fn parse(body: &[u8]) -> Result<Document, Fault> {
         Ok(parsed) => parsed,
         Err(error) => Err(Fault::Syntax(error.to_string())),
     }
+}
+
+/// The fault of a body that is UTF-8 up to this byte, in the parser's words.
+fn not_utf8(body: &[u8], valid: usize) -> Fault {
+    let before = &body[..valid];
+    let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
+    Fault::Syntax(format!("invalid unicode code point at line {line} column {column}"))
 }
 
 struct TopLevel<'a> {

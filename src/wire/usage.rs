@@ -127,7 +127,12 @@ impl Usage {
     /// Takes what a JSON document says into account; later documents overrule earlier ones. What cannot be read
     /// changes nothing.
     pub fn note(&mut self, json: &[u8]) -> Noted {
-        let Ok(report) = serde_json::from_slice::<Report<'_>>(json) else { return strange(json) };
+        // Its texts are looked at once, all together.
+        let report = match str::from_utf8(json) {
+            Ok(text) => serde_json::from_str::<Report<'_>>(text),
+            Err(_) => serde_json::from_slice(json),
+        };
+        let Ok(report) = report else { return strange(json) };
         let is_object = json.trim_ascii_start().starts_with(b"{");
         let noted = if report.error.is_some() && is_object { Noted::Failed } else { Noted::Good };
         let nested = report.response.is_some();
