@@ -1,7 +1,7 @@
 # Each target works from a clean checkout with no other step before it: what a machine lacks is installed or named.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-page build lint fuzz bench bench-fleet test-docker clean
+.PHONY: help demo run test test-page build pgo lint fuzz bench bench-fleet test-docker clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test-page: ## the operator's page in headless Chromium; screenshots in target/pa
 
 build: ## build the release binary, target/release/ai-gateway
 	@scripts/build --release
+
+pgo: ## the same built for what it does, target/pgo/ai-gateway: a quarter faster (25 minutes)
+	@scripts/pgo
 
 lint: ## formatting, clippy, documentation, shell scripts, Dockerfile, compose file, alerts, dashboard, Kubernetes manifests
 	@scripts/lint

@@ -231,7 +231,7 @@ class Bench:
             port=port, admin=free_port(), server=server.port, cache=cache, models=names, server_keys=server_keys
         )
         (folder / "gateway.yaml").write_text(edit(text) if edit else text)
-        binary = (binary or TARGET / "ai-gateway").resolve()
+        binary = (binary or self.args.gateway).resolve()
         # The file's paths are taken from where the gateway runs.
         process = self.start("gateway", ["env", "-C", folder, binary, "run", "--config", folder / "gateway.yaml"], port)
         process.folder = folder
@@ -454,23 +454,35 @@ def growth(bench):
     bench.stop()
 
 
+def train(bench):
+    """Drives a gateway as its callers do, for scripts/pgo: nothing is measured."""
+    server = bench.origin(events=20, every_ms=1)
+    gateway = bench.gateway(server)
+    plays = [{}, {"same": True}, {"stream": True, "connections": 64}, {"stream": True, "same": True}]
+    plays += [{"bytes": 4 << 10}, {"bytes": 64 << 10}, {"bytes": 64 << 10, "same": True}]
+    for options in plays:
+        load(gateway.port, seconds=bench.args.seconds, **options)
+    bench.stop()
+
+
 SECTIONS = {"requests": requests, "hits": hits, "streams": streams, "latency": latency, "bodies": bodies, "memory": memory, "growth": growth}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sections", nargs="*", default=list(SECTIONS), choices=[*SECTIONS, []], help="all, if none is named")
+    parser.add_argument("sections", nargs="*", default=list(SECTIONS), choices=[*SECTIONS, "train", []], help="all, if none is named")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each run")
     parser.add_argument("--entries", type=int, default=1_000_000, help="of the full cache")
     parser.add_argument("--proxies", default="bare,gateway,nginx,haproxy,envoy", type=lambda it: it.split(","))
+    parser.add_argument("--gateway", type=pathlib.Path, default=TARGET / "ai-gateway", help="another binary of it")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         os.chmod(name, 0o755)  # noqa: S103 -- as above
         bench = Bench(args, pathlib.Path(name))
         try:
             for section in args.sections:
-                SECTIONS[section](bench)
+                (SECTIONS | {"train": train})[section](bench)
         finally:
             bench.stop()
 
