@@ -162,8 +162,7 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
         doors.open(&mut page, address, "for Prometheus: ", "/metrics");
         server.add_service(page).add_dependency(&succession);
     }
-    let signals =
-        Signals { current: Arc::clone(&gateway), handover, pid_file: pid_file.clone(), impatience };
+    let signals = Signals { current: Arc::clone(&gateway), handover, pid_file: pid_file.clone(), impatience };
     server.run(RunArgs { shutdown_signal: Box::new(signals) });
     drain::leave_nothing_behind(&gateway.load(), pid_file.as_ref());
     Ok(())
