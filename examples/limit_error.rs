@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ai_gateway::limit::{Allowance, Gate, Rate};
+use ai_gateway::limit::{Allowance, Gate, Rate, Terms};
 
 /// Of each row.
 const REQUESTS: u64 = 100_000;
@@ -19,7 +19,7 @@ const BURST: u64 = 100;
 /// Threads that ask as one clock goes on: as many are admitted as the bucket held and gained, or the error is told.
 fn race(threads: u64, rate: Rate) -> (u64, u64) {
     let allowance = Allowance { requests: Some(rate), burst: Some(BURST), ..Allowance::default() };
-    let gate = Arc::new(Gate::new(allowance, &[], Vec::new(), None));
+    let gate = Arc::new(Gate::new(Terms { gateway: allowance, ..Terms::default() }));
     let clock = Arc::new(AtomicU64::new(0));
     let step = STEP.as_nanos() as u64;
     let asking: Vec<_> = (0..threads)
@@ -43,7 +43,7 @@ fn race(threads: u64, rate: Rate) -> (u64, u64) {
 
 /// So many addresses that each ask exactly as often as they may: how many requests are refused.
 fn shield(addresses: u32, rate: Rate) -> u64 {
-    let gate = Gate::new(Allowance::default(), &[], Vec::new(), Some(rate));
+    let gate = Gate::new(Terms { ip: Some(rate), ..Terms::default() });
     let ask = |number: u32| {
         let address =
             IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number.wrapping_mul(2_654_435_761) % (1 << 24)));

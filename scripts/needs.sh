@@ -149,6 +149,12 @@ need_promtool() {
     PROMTOOL=${PROMTOOL:-$PROMETHEUS_BIN/promtool}
 }
 
+# What replicas share in the tests, which start it themselves on addresses of their own.
+need_valkey() {
+    have valkey-server || have redis-server || apt_install valkey-server || apt_install redis-server ||
+        fail "valkey-server or redis-server is missing: install one (on Debian: apt-get install redis-server)"
+}
+
 need_prometheus() {
     local folder=$ROOT/.tools/prometheus
     PROMETHEUS_BIN=$folder/usr/bin

@@ -186,15 +186,16 @@ fn every_key_of_the_contract_is_known() {
     };
     let loaded =
         config::from_text(CONTRACT, &file_name, &variables).unwrap_or_else(|faults| panic!("{faults}"));
-    let idle: Vec<&str> = loaded
+    let unexpected: Vec<&String> = loaded
         .warnings
         .iter()
         .filter(|warning| !warning.ends_with("is not used: the server is reached by plain http"))
         .filter(|warning| !warning.contains("prompts and answers are written in `log.format: json` alone"))
-        .map(|warning| warning.split_once(" not in effect yet in this version: ").unwrap().0)
         .collect();
-    assert_eq!(idle, ["`shared.valkey` (line 64) is", "`shared.required` (line 64) is"]);
+    assert_eq!(unexpected, [""; 0], "every key is in effect");
     let settings = loaded.settings;
+    let shared = settings.shared.unwrap();
+    assert_eq!((shared.dial.address.to_string(), shared.required), ("host:6379".to_owned(), false));
     assert_eq!(settings.listen[0].address, "0.0.0.0:9001".parse().unwrap());
     assert_eq!(settings.admin.listen.address, "0.0.0.0:9002".parse().unwrap());
     assert_eq!(settings.admin.token.unwrap().0, "open sesame");

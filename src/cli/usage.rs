@@ -86,7 +86,8 @@ impl From<store::Row> for Row {
 }
 
 pub(crate) fn show(settings: &Settings, of: &Filter, csv: bool) -> Result<(), Failure> {
-    let rows = match &settings.usage {
+    // What replicas share, any of them tells.
+    let rows = match settings.usage.as_ref().filter(|_| settings.shared.is_none()) {
         Some(path) => store::read(path, of)
             .map(|rows| rows.into_iter().map(Row::from).collect())
             .map_err(|why| Failure::Failed(format!("ai-gateway: {why}")))?,

@@ -84,30 +84,16 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// A key that is known and checked, and does nothing yet.
-struct Idle {
-    key: &'static str,
-    first: String,
-    instead: &'static str,
-    places: usize,
-}
-
 /// Collects faults and warnings while a file is read. Shared by all readers, hence the cells.
 pub(super) struct Report {
     main_file: String,
     faults: RefCell<Vec<Fault>>,
     warnings: RefCell<Vec<String>>,
-    idle: RefCell<Vec<Idle>>,
 }
 
 impl Report {
     pub(super) fn new(main_file: &str) -> Self {
-        Self {
-            main_file: main_file.to_owned(),
-            faults: RefCell::default(),
-            warnings: RefCell::default(),
-            idle: RefCell::default(),
-        }
+        Self { main_file: main_file.to_owned(), faults: RefCell::default(), warnings: RefCell::default() }
     }
 
     /// Whether this is the file that names all others.
@@ -130,15 +116,6 @@ impl Report {
         self.warnings.borrow_mut().push(warning);
     }
 
-    /// Notes that `key` is written at `subject` and not in effect; a thousand such places make one warning.
-    pub(super) fn idle(&self, key: &'static str, subject: String, instead: &'static str) {
-        let mut idle = self.idle.borrow_mut();
-        match idle.iter_mut().find(|known| known.key == key && known.instead == instead) {
-            Some(known) => known.places += 1,
-            None => idle.push(Idle { key, first: subject, instead, places: 1 }),
-        }
-    }
-
     /// The warnings if there is no fault, else the faults in the order of their places, the main file's first.
     pub(super) fn close(self) -> Result<Vec<String>, Faults> {
         let mut faults = self.faults.into_inner();
@@ -151,15 +128,6 @@ impl Report {
             faults.dedup();
             return Err(Faults(faults));
         }
-        let mut warnings = self.warnings.into_inner();
-        warnings.extend(self.idle.into_inner().into_iter().map(|idle| {
-            let others = match idle.places {
-                1 => String::new(),
-                places => format!(", and {} more like it,", places - 1),
-            };
-            let verb = if idle.places == 1 { "is" } else { "are" };
-            format!("{}{others} {verb} not in effect yet in this version: {}", idle.first, idle.instead)
-        }));
-        Ok(warnings)
+        Ok(self.warnings.into_inner())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::section::{Field, Section};
 use super::settings::{AnswerHeaders, Body, Cors, Settings};
-use super::{keys, limits, listen, models, process, telemetry, upstreams, value};
+use super::{keys, limits, listen, models, process, shared, telemetry, upstreams, value};
 use crate::cache::{CachePolicy, Scope};
 
 const BODY_BYTES_MAX: u64 = 32 << 20;
@@ -26,7 +26,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
         let body = file.section("body", body);
         let cors = file.section("cors", |cors| cors.values("origins", value::origin));
         let answer_headers = answer_headers(file);
-        file.section("shared", shared);
+        let shared = file.section("shared", shared::read);
         let usage = file.section("usage", |usage| {
             let path = usage.take("path")?;
             path.value(value::text).map(|text| path.resolve(text))
@@ -56,6 +56,7 @@ pub(super) fn read(root: &Field) -> Option<Settings> {
             body,
             cors,
             answer_headers,
+            shared,
             usage,
             log,
             telemetry,
@@ -99,11 +100,4 @@ fn answer_headers(file: &mut Section) -> AnswerHeaders {
     let names = [("server", "server"), ("model", "model")];
     let named = file.values("answer_headers", value::choice(&names)).unwrap_or_default();
     AnswerHeaders { server: named.contains(&"server"), model: named.contains(&"model") }
-}
-
-fn shared(section: &mut Section) {
-    const INSTEAD: &str = "limits and cache are this process's own";
-    let schemes = &["redis", "rediss", "valkey", "valkeys"];
-    section.idle("valkey", INSTEAD, |field| field.value(value::url(schemes)));
-    section.idle("required", INSTEAD, |field| field.value(value::switch));
 }

@@ -21,6 +21,7 @@ mod process;
 mod request;
 mod restart;
 mod section;
+mod shared;
 mod settings;
 mod source;
 mod telemetry;

@@ -26,6 +26,7 @@ impl Settings {
             );
         }
         note(self.connections.idle != in_force.connections.idle, "connections.idle");
+        note(self.shared != in_force.shared, "shared");
         note(self.usage != in_force.usage, "usage.path");
         note(self.log.access != in_force.log.access, "log.access");
         note(server.threads != now.threads, "server.threads");
@@ -38,6 +39,7 @@ impl Settings {
         (self.admin.listen, self.admin.named) = (self.kept(&in_force.admin.listen), in_force.admin.named);
         self.metrics = in_force.metrics.as_ref().map(|listener| self.kept(listener));
         self.connections.idle = in_force.connections.idle;
+        self.shared.clone_from(&in_force.shared);
         self.usage.clone_from(&in_force.usage);
         self.log.access.clone_from(&in_force.log.access);
         self.server.clone_from(&in_force.server);
@@ -80,7 +82,7 @@ mod tests {
 
     #[test]
     fn sockets_files_and_threads_need_a_restart_and_nothing_else_does() {
-        let cases: [(&str, &[&str]); 11] = [
+        let cases: [(&str, &[&str]); 12] = [
             ("", &[]),
             ("cache: {ttl: 1s}\nlog: {level: debug, format: text}\nserver: {pre_stop: 3s}", &[]),
             ("listen: [{address: 127.0.0.1:1}]", &["listen"]),
@@ -88,6 +90,7 @@ mod tests {
             ("metrics: {listen: 127.0.0.1:1}", &["metrics.listen"]),
             ("connections: {handshake: 1s, head: 1s}", &[]),
             ("connections: {idle: 1s}", &["connections.idle"]),
+            ("shared: {valkey: \"redis://a\"}", &["shared"]),
             ("usage: {path: usage.db}\nlog: {access: none}", &["usage.path", "log.access"]),
             ("server: {threads: 3}", &["server.threads"]),
             ("server: {grace_period_seconds: 3}", &["server.grace_period_seconds"]),

@@ -41,11 +41,6 @@ impl<'a> Field<'a> {
         self.source.fault(self.node.place, &self.path, message);
     }
 
-    /// Says that this key is known, and does nothing in this version; `instead` says what happens.
-    pub(super) fn idle(&self, key: &'static str, instead: &'static str) {
-        self.source.report.idle(key, self.subject(), instead);
-    }
-
     pub(super) fn warn(&self, what: &str) {
         self.source.report.warn(format!("{} {what}", self.subject()));
     }
@@ -278,18 +273,6 @@ impl<'a> Section<'a> {
             return Some(field.values(read));
         }
         Some(field.some_items(what).iter().filter_map(|item| item.value(&read)).collect())
-    }
-
-    /// A key that is known and checked, and does nothing in this version; `instead` says what happens.
-    pub(super) fn idle<T>(
-        &mut self,
-        key: &'static str,
-        instead: &'static str,
-        read: impl FnOnce(&Field<'a>) -> T,
-    ) -> Option<T> {
-        let field = self.take(key)?;
-        field.idle(key, instead);
-        Some(read(&field))
     }
 
     /// Refuses what no reader took.

@@ -13,6 +13,7 @@ use crate::cache::{Answers, CachePolicy};
 use crate::limit::{Allowance, Budget, Rate};
 use crate::observe::Collector;
 use crate::route::{ModelRule, Secret, UpstreamSpec};
+use crate::store::Dial;
 use crate::wire::RequestRules;
 
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct Settings {
     pub body: Body,
     pub cors: Cors,
     pub answer_headers: AnswerHeaders,
+    /// What replicas share. `None`: nothing.
+    pub shared: Option<Shared>,
     /// The file of what each key has used. `None`: in memory alone.
     pub usage: Option<PathBuf>,
     pub log: Log,
@@ -162,6 +165,16 @@ pub struct AnswerHeaders {
     pub server: bool,
     /// `x-ai-gateway-model`: the model that answered, as its server calls it.
     pub model: bool,
+}
+
+/// Where replicas share limits, budgets and answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    pub dial: Dial,
+    /// Whether requests are refused while it is away.
+    pub required: bool,
+    /// What every key there begins with, in braces: who has the same shares.
+    pub prefix: String,
 }
 
 /// Which origins a browser may call from.

@@ -23,11 +23,15 @@ const SETTLES_IN: Duration = Duration::from_secs(1);
 /// What a key is allowed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grant {
+    /// The key's name.
+    pub key: String,
     pub own: Allowance,
     /// Each of its users.
     pub user: Allowance,
     /// With each model, by the rule's place; empty where none is limited so.
     pub models: Vec<Allowance>,
+    /// The patterns of these.
+    pub patterns: Vec<String>,
     pub budgets: Vec<Budget>,
 }
 
@@ -64,14 +68,22 @@ pub(super) struct Reserved {
     sum: Arc<Mutex<Sum>>,
 }
 
+impl Grant {
+    /// A full quota of the key with a model.
+    fn with_model(&self, place: usize, allowance: Allowance) -> Quota {
+        let pattern = self.patterns.get(place).map_or("", String::as_str);
+        Quota::new(format!("key_model:{}:{pattern}", self.key), allowance)
+    }
+}
+
 impl Account {
     pub fn new(grant: Grant) -> Self {
-        let quota = |allowance: &Allowance| Arc::new(Quota::new(*allowance));
+        let model = |(place, allowance): (usize, &Allowance)| Arc::new(grant.with_model(place, *allowance));
         Self {
-            own: quota(&grant.own),
-            models: grant.models.iter().map(quota).collect(),
+            own: Arc::new(Quota::new(format!("key:{}", grant.key), grant.own)),
+            models: grant.models.iter().enumerate().map(model).collect(),
             users: Mutex::default(),
-            crowd: quota(&grant.user),
+            crowd: Arc::new(Quota::new(format!("crowd:{}", grant.key), grant.user)),
             reserved: Arc::default(),
             grant,
         }
@@ -82,7 +94,10 @@ impl Account {
     pub fn regranted(&self, grant: Grant, places: &[Option<usize>], now: Duration) -> Self {
         let model = |(at, allowance): (usize, &Allowance)| {
             let old = places.get(at).copied().flatten().and_then(|place| self.models.get(place));
-            old.map_or_else(|| Arc::new(Quota::new(*allowance)), |old| old.succeeded(*allowance, now))
+            old.map_or_else(
+                || Arc::new(grant.with_model(at, *allowance)),
+                |old| old.succeeded(*allowance, now),
+            )
         };
         let users = self.users();
         let user = |(user, old): (&String, &Arc<Quota>)| (user.clone(), old.succeeded(grant.user, now));
@@ -125,7 +140,7 @@ impl Account {
         if users.quotas.len() == USERS_MAX {
             return Some(Arc::clone(&self.crowd));
         }
-        let quota = Arc::new(Quota::new(self.grant.user));
+        let quota = Arc::new(Quota::new(format!("user:{}:{user}", self.grant.key), self.grant.user));
         users.quotas.insert(user.to_owned(), Arc::clone(&quota));
         Some(quota)
     }

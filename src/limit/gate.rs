@@ -26,49 +26,43 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// `models`: by the rule's place. `key_places`: the same of keys with each model; empty where none is limited so.
-    pub fn new(gateway: Allowance, models: &[ModelShare], key_places: Vec<usize>, ip: Option<Rate>) -> Self {
-        let quota = |_, allowance| Arc::new(Quota::new(allowance));
-        let shield = ip.map(|rate| Arc::new(Shield::new(rate)));
-        Self::made((Arc::new(Quota::new(gateway)), shield), models, key_places, ip, quota)
+    pub fn new(terms: Terms) -> Self {
+        let shield = terms.ip.map(|rate| Arc::new(Shield::new(rate)));
+        let gateway = Arc::new(Quota::new("gateway", terms.gateway));
+        Self::made((gateway, shield), terms, |_, full| Arc::new(full))
     }
 
     /// The same under other limits: what was used stays used. `places`: by a rule's place, the one it had here.
-    pub fn regranted(
-        &self,
-        gateway: Allowance,
-        models: &[ModelShare],
-        key_places: Vec<usize>,
-        ip: Option<Rate>,
-        places: &[Option<usize>],
-        now: Duration,
-    ) -> Self {
+    pub fn regranted(&self, terms: Terms, places: &[Option<usize>], now: Duration) -> Self {
         let own = |place: usize| match self.shares.get(place)? {
             ModelShare::Own(_) => self.models.get(place)?.as_ref(),
             // Its quota is another's.
             ModelShare::Of(_) => None,
         };
-        let quota = |place: usize, allowance| {
+        let quota = |place: usize, full: Quota| {
             let old = places.get(place).copied().flatten().and_then(own);
-            old.map_or_else(|| Arc::new(Quota::new(allowance)), |old| old.succeeded(allowance, now))
+            match old {
+                Some(old) => old.succeeded(*full.allowance(), now),
+                None => Arc::new(full),
+            }
         };
         let shield = match &self.addresses {
-            Some(shield) if self.ip == ip => Some(Arc::clone(shield)),
-            _ => ip.map(|rate| Arc::new(Shield::new(rate))),
+            Some(shield) if self.ip == terms.ip => Some(Arc::clone(shield)),
+            _ => terms.ip.map(|rate| Arc::new(Shield::new(rate))),
         };
-        Self::made((self.gateway.succeeded(gateway, now), shield), models, key_places, ip, quota)
+        Self::made((self.gateway.succeeded(terms.gateway, now), shield), terms, quota)
     }
 
+    /// `quota`: what becomes of a full one at a rule's place.
     fn made(
         (gateway, addresses): (Arc<Quota>, Option<Arc<Shield>>),
-        shares: &[ModelShare],
-        key_places: Vec<usize>,
-        ip: Option<Rate>,
-        quota: impl Fn(usize, Allowance) -> Arc<Quota>,
+        Terms { models: shares, patterns, key_places, ip, .. }: Terms,
+        quota: impl Fn(usize, Quota) -> Arc<Quota>,
     ) -> Self {
         let own = |(place, model): (usize, &ModelShare)| match model {
             ModelShare::Own(allowance) if *allowance != Allowance::default() => {
-                Some(quota(place, *allowance))
+                let pattern = patterns.get(place).map_or("", String::as_str);
+                Some(quota(place, Quota::new(format!("model:{pattern}"), *allowance)))
             }
             _ => None,
         };
@@ -84,7 +78,7 @@ impl Gate {
             ip,
             by_model: !key_places.is_empty() || quotas.iter().any(Option::is_some),
             key_places,
-            shares: shares.to_vec(),
+            shares,
             models: quotas,
             addresses,
         }
@@ -137,6 +131,18 @@ impl Gate {
             subjects.add(Scope::KeyModel, Arc::clone(quota));
         }
     }
+}
+
+/// What the limits of a gateway are made from.
+#[derive(Debug, Default)]
+pub struct Terms {
+    pub gateway: Allowance,
+    /// By the rule's place, as are the patterns of their rules.
+    pub models: Vec<ModelShare>,
+    pub patterns: Vec<String>,
+    /// The same of keys with each model; empty where none is limited so.
+    pub key_places: Vec<usize>,
+    pub ip: Option<Rate>,
 }
 
 /// Where a model's limit is counted.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::bucket::{Bucket, Level, Shape};
+use super::bucket::{Bucket, Level, Shape, SharedShape};
 use super::name::Kind;
 use super::rate::{Allowance, Rate};
 use super::standing::{Movement, Standing, moved};
@@ -12,6 +12,8 @@ use super::standing::{Movement, Standing, moved};
 /// The limits of one subject and what it has used of them. A limit that is not named does not exist.
 #[derive(Debug)]
 pub struct Quota {
+    /// Whose it is, in every process the same.
+    name: Arc<str>,
     allowance: Allowance,
     /// Shared with those that it succeeded: what was taken from them is settled and given back here.
     requests: Option<Arc<Mutex<Bucket>>>,
@@ -30,9 +32,11 @@ impl Drop for Place {
 }
 
 impl Quota {
-    pub fn new(allowance: Allowance) -> Self {
+    /// `name`: whose it is, where processes share it.
+    pub fn new(name: impl Into<Arc<str>>, allowance: Allowance) -> Self {
         let full = |shape| Arc::new(Mutex::new(Bucket::full(shape)));
         Self {
+            name: name.into(),
             allowance,
             requests: requests(&allowance).map(full),
             tokens: tokens(&allowance).map(full),
@@ -52,6 +56,7 @@ impl Quota {
             Some(Arc::clone(old))
         };
         Self {
+            name: Arc::clone(&self.name),
             allowance,
             requests: carry(&self.requests, requests(&allowance)),
             tokens: carry(&self.tokens, tokens(&allowance)),
@@ -62,6 +67,10 @@ impl Quota {
     /// As [`Quota::reshaped`]; itself where nothing changes.
     pub(super) fn succeeded(self: &Arc<Self>, allowance: Allowance, now: Duration) -> Arc<Self> {
         if self.allowance == allowance { Arc::clone(self) } else { Arc::new(self.reshaped(allowance, now)) }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn allowance(&self) -> &Allowance {
@@ -86,6 +95,11 @@ impl Quota {
         bucket.map(|bucket| bucket.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// As processes share it.
+    pub(super) fn shared(&self, kind: Kind) -> Option<SharedShape> {
+        self.lock(kind).map(|bucket| bucket.shape().shared())
+    }
+
     /// What is left of a bucket; `None` where there is none.
     pub fn level(&self, kind: Kind, now: Duration) -> Option<Level> {
         self.lock(kind).map(|bucket| bucket.level(now))
@@ -103,6 +117,13 @@ impl Quota {
         let within = |now: u32| (now < most).then_some(now + 1);
         let entered = self.at_once.fetch_update(Ordering::AcqRel, Ordering::Relaxed, within);
         entered.map(|_| Some(Place(Arc::clone(&self.at_once)))).map_err(|_| most)
+    }
+
+    /// A place where another process has said that there is one.
+    pub(super) fn enter_anyway(&self) -> Option<Place> {
+        self.allowance.concurrent?;
+        self.at_once.fetch_add(1, Ordering::AcqRel);
+        Some(Place(Arc::clone(&self.at_once)))
     }
 
     /// What it has used, for another process to take over, and what it had used in all at that moment.

@@ -76,7 +76,7 @@ mod tests {
             concurrent: Some(3),
             ..Allowance::default()
         };
-        Arc::new(Quota::new(allowance))
+        Arc::new(Quota::new("", allowance))
     }
 
     fn left(quota: &Quota, kind: Kind, now: Duration) -> u64 {

@@ -4,6 +4,7 @@
 //! of all buckets that must admit it at once, always in the order of `SCOPES`, so that no refusal by one takes from
 //! another even for a moment: never one more than a bucket allows, and never one fewer.
 
+use std::ops::Deref;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::budget::Budget;
 use super::name::{Kind, Limit, Scope};
 use super::quota::{Place, Quota};
 use super::rate::Rate;
+use super::shared::{FarLoan, Lease, Owed};
 
 const SCOPES_MAX: usize = 5;
 
@@ -54,9 +56,11 @@ pub enum Allows {
 /// A request's places among those at once, returned when this is dropped.
 #[derive(Debug, Default)]
 pub struct Permit {
-    places: ArrayVec<(Scope, Place), SCOPES_MAX>,
+    pub(super) places: ArrayVec<(Scope, Place), SCOPES_MAX>,
     /// The tightest bucket of requests that applies.
     pub level: Option<Level>,
+    /// The same places, where processes share them.
+    pub(super) lease: Option<Lease>,
 }
 
 /// Tokens that a request may use: all given back when this is dropped, unless it is settled.
@@ -65,6 +69,10 @@ pub struct Reservation {
     subjects: Subjects,
     /// By the buckets' order; empty once it is settled.
     loans: ArrayVec<Loan, SCOPES_MAX>,
+    /// Of buckets that processes share, in place of these.
+    far: Option<FarLoan>,
+    /// Where it was reserved here since they could not be asked: they are told what was used.
+    owes: Option<Owed>,
     tokens: u64,
     /// The tightest bucket of tokens that applies.
     pub level: Option<Level>,
@@ -80,7 +88,7 @@ pub struct Spent {
     pub ends_in: Duration,
 }
 
-type Locked<'a> = ArrayVec<(Scope, &'a Quota, MutexGuard<'a, Bucket>), SCOPES_MAX>;
+pub(super) type Locked<'a> = ArrayVec<(Scope, &'a Quota, MutexGuard<'a, Bucket>), SCOPES_MAX>;
 
 impl Subjects {
     /// Makes the request subject to one more; in any order.
@@ -90,11 +98,11 @@ impl Subjects {
         }
     }
 
-    fn quotas(&self) -> impl Iterator<Item = (Scope, &Arc<Quota>)> {
+    pub(super) fn quotas(&self) -> impl Iterator<Item = (Scope, &Arc<Quota>)> {
         SCOPES.iter().zip(&self.0).filter_map(|(scope, quota)| Some((*scope, quota.as_ref()?)))
     }
 
-    fn lock(&self, kind: Kind) -> Locked<'_> {
+    pub(super) fn lock(&self, kind: Kind) -> Locked<'_> {
         self.quotas().filter_map(|(scope, quota)| Some((scope, quota.as_ref(), quota.lock(kind)?))).collect()
     }
 
@@ -109,8 +117,8 @@ impl Subjects {
     }
 
     /// Takes the request's places, if its buckets would admit it now; takes nothing of those.
-    pub fn enter(&self, now: Duration) -> Result<Permit, Refused> {
-        self.enter_by(&self.lock(Kind::Requests), Permit::default(), now)
+    pub fn enter_with(&self, held: Permit, now: Duration) -> Result<Permit, Refused> {
+        self.enter_by(&self.lock(Kind::Requests), held, now)
     }
 
     /// Admits a request at `now` or says which limit did not.
@@ -118,7 +126,7 @@ impl Subjects {
         self.admit_with(Permit::default(), now)
     }
 
-    /// Does the same for a request that has [entered](Self::enter).
+    /// Does the same for a request that has [entered](Self::enter_with).
     pub fn admit_with(&self, held: Permit, now: Duration) -> Result<Permit, Refused> {
         let mut buckets = self.lock(Kind::Requests);
         let mut permit = self.enter_by(&buckets, held, now)?;
@@ -141,7 +149,8 @@ impl Subjects {
             let full = |most| Refused { limit, wait: None, allows: Allows::AtOnce(most), level };
             held.places.extend(quota.enter().map_err(full)?.map(|place| (scope, place)));
         }
-        Ok(Permit { level, ..held })
+        held.level = level;
+        Ok(held)
     }
 
     /// Whether so many tokens could be reserved now. Takes nothing.
@@ -175,13 +184,14 @@ impl Subjects {
         let loans = buckets.iter_mut().map(|(.., bucket)| bucket.lend(tokens, now)).collect();
         let level = tightest(&buckets, now);
         drop(buckets);
-        Ok(Reservation { subjects: self.clone(), loans, tokens, level, _reserved: reserved })
+        let subjects = self.clone();
+        Ok(Reservation { subjects, loans, far: None, owes: None, tokens, level, _reserved: reserved })
     }
 }
 
 impl Refused {
     /// Whether this limit refuses for longer. What never fits does so for ever.
-    fn outlasts(&self, other: &Self) -> bool {
+    pub(super) fn outlasts(&self, other: &Self) -> bool {
         match (self.wait, other.wait) {
             (Some(wait), Some(others)) => wait > others,
             (wait, others) => wait.is_none() && others.is_some(),
@@ -196,7 +206,12 @@ impl Refused {
 }
 
 /// Why these buckets do not admit so much, if one of them does not.
-fn refusal(buckets: &Locked<'_>, kind: Kind, amount: u64, now: Duration) -> Option<Refused> {
+pub(super) fn refusal<B: Deref<Target = Bucket>>(
+    buckets: &[(Scope, &Quota, B)],
+    kind: Kind,
+    amount: u64,
+    now: Duration,
+) -> Option<Refused> {
     let refusals = buckets.iter().filter_map(|(scope, quota, bucket)| {
         let wait = match bucket.ruling(amount, now) {
             Ruling::Admit => return None,
@@ -214,11 +229,33 @@ fn refusal(buckets: &Locked<'_>, kind: Kind, amount: u64, now: Duration) -> Opti
     Refused::longest(refusals)
 }
 
-fn tightest(buckets: &Locked<'_>, now: Duration) -> Option<Level> {
+pub(super) fn tightest<B: Deref<Target = Bucket>>(
+    buckets: &[(Scope, &Quota, B)],
+    now: Duration,
+) -> Option<Level> {
     buckets.iter().map(|(.., bucket)| bucket.level(now)).min_by_key(|level| level.remaining)
 }
 
 impl Reservation {
+    /// Of buckets that processes share.
+    pub(super) fn far(subjects: &Subjects, far: FarLoan, tokens: u64, level: Option<Level>) -> Self {
+        let subjects = subjects.clone();
+        Self { subjects, loans: ArrayVec::new(), far: Some(far), owes: None, tokens, level, _reserved: None }
+    }
+
+    /// The same with what is reserved of budgets.
+    pub(super) fn with(self, reserved: Option<Reserved>) -> Self {
+        let mut whole = self;
+        whole._reserved = reserved;
+        whole
+    }
+
+    /// Those who share the buckets did not answer in time: they are told later.
+    pub(super) fn owing(mut self, owed: Owed) -> Self {
+        self.owes = Some(owed);
+        self
+    }
+
     /// What was reserved.
     pub fn tokens(&self) -> u64 {
         self.tokens
@@ -230,6 +267,12 @@ impl Reservation {
     }
 
     fn pay(&mut self, used: u64, now: Duration) {
+        if let Some(far) = self.far.take() {
+            far.settle(used);
+        }
+        if let Some(owed) = self.owes.take() {
+            owed.settle(used);
+        }
         let loans = std::mem::take(&mut self.loans);
         for ((.., bucket), loan) in self.subjects.lock(Kind::Tokens).iter_mut().zip(loans) {
             bucket.settle(loan, used, now);

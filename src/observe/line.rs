@@ -42,6 +42,8 @@ pub struct Line<'a> {
     pub bytes_in: u64,
     pub bytes_out: u64,
     pub client_ip: Option<std::net::IpAddr>,
+    /// How long the request waited for what replicas share, where they do.
+    pub shared_ms: Option<f64>,
     /// What was asked, as JSON; bounded.
     pub prompt: Option<&'a str>,
     /// The text of what was answered; bounded.
@@ -72,6 +74,9 @@ impl Line<'_> {
         members!(out, self: attempts, status, upstream_status, error_code, limit, cache, stream, complete);
         members!(out, self: finish_reason, queue_ms, ttft_ms, prefill_ms, generation_ms, duration_ms);
         members!(out, self: prompt_tokens, completion_tokens, cached_prompt_tokens, bytes_in, bytes_out, client_ip);
+        if self.shared_ms.is_some() {
+            members!(out, self: shared_ms);
+        }
         if self.prompt.is_some() {
             members!(out, self: prompt);
         }
@@ -122,6 +127,7 @@ impl Line<'static> {
         bytes_in: 0,
         bytes_out: 0,
         client_ip: None,
+        shared_ms: None,
         prompt: None,
         answer: None,
     };

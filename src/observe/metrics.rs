@@ -193,6 +193,15 @@ families! {
     /// Models that a router unloaded for another.
     model_swaps: Family<IntCounter> = "model_swaps_total" [UPSTREAM, SERVER],
         "models that take turns on too little memory";
+    /// 1 while Valkey answers; 0 too where replicas share nothing.
+    shared_up: Gauge = "shared_up" [],
+        "replicas that go on by themselves";
+    /// Times that Valkey went away, was too slow or refused to write.
+    shared_breaks: IntCounter = "shared_breaks_total" [],
+        "a Valkey or a network that is not well";
+    /// Times that Valkey did not answer in time, and a replica went on by itself.
+    shared_late: IntCounter = "shared_late_total" [],
+        "limits that let through more than one bucket holds";
     /// Access log lines that could not be written in time.
     pub log_lines_dropped: IntCounter = "log_lines_dropped_total" [],
         "holes in the access log";

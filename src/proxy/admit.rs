@@ -12,7 +12,7 @@ use pingora_proxy::Session;
 
 use crate::auth::{ClientCertificate, Presented, presented};
 use crate::cache::{Control, Dialect, Gist, Question, Scope};
-use crate::limit::{Permit, Refused};
+use crate::limit::{Permit, Refused, Unruled};
 use crate::observe::CacheOutcome;
 use crate::route::{Kind, Resolved};
 use crate::wire::{self, Astray, Endpoint, HEADERS_KEYED, Own, Target, Work};
@@ -81,9 +81,14 @@ pub(super) async fn admit(
         });
     ctx.asked.subjects = gateway.gate.subjects(account.as_deref(), user, gateway.clock.now());
     let endpoint = match target {
-        Target::Own(Own::Usage) => return Ok(Verdict::Own(Own::Usage)),
+        Target::Own(Own::Usage) => {
+            if let Some(shared) = &gateway.shared {
+                shared.look(&ctx.asked.subjects, &mut ctx.asked.shared, || gateway.clock.now()).await;
+            }
+            return Ok(Verdict::Own(Own::Usage));
+        }
         Target::Own(own) => {
-            enter(gateway, ctx)?;
+            enter(gateway, ctx, true).await?;
             return Ok(Verdict::Own(own));
         }
         Target::Server(endpoint) => endpoint,
@@ -92,17 +97,16 @@ pub(super) async fn admit(
     // but the places among those at once are taken.
     let late = gateway.gate.limits_models();
     if late {
-        let entered = ctx.asked.subjects.enter(gateway.clock.now());
-        permitted(ctx, entered)?;
+        enter(gateway, ctx, false).await?;
     } else {
-        enter(gateway, ctx)?;
+        enter(gateway, ctx, true).await?;
     }
     let read = read(gateway, session, ctx, endpoint).await;
     if late {
         let rule = read.as_ref().ok().and_then(|(.., resolved)| resolved.rule);
         gateway.gate.add_model(&mut ctx.asked.subjects, account.as_deref(), rule);
         // What cannot be used costs a request like any other.
-        enter(gateway, ctx)?;
+        enter(gateway, ctx, true).await?;
     }
     let (body, mut understood, resolved) = read?;
     if let Understood::Known(_) = &understood {
@@ -192,11 +196,30 @@ pub(super) fn job(
     })
 }
 
-/// Admits by limits of requests, or says which does not.
-fn enter(gateway: &Gateway, ctx: &mut Context) -> Result<(), Refusal> {
+/// Admits by limits of requests, or says which does not. Where it does not take, buckets are only looked at.
+async fn enter(gateway: &Gateway, ctx: &mut Context, takes: bool) -> Result<(), Refusal> {
     let held = vacate(&ctx.guards.permit).unwrap_or_default();
-    let admitted = ctx.asked.subjects.admit_with(held, gateway.clock.now());
-    permitted(ctx, admitted)
+    let (subjects, clock) = (&ctx.asked.subjects, || gateway.clock.now());
+    let ruled = match &gateway.shared {
+        None if takes => subjects.admit_with(held, clock()),
+        None => subjects.enter_with(held, clock()),
+        Some(shared) => {
+            gateway.check_shared()?;
+            shared
+                .admit(subjects, held, takes, &mut ctx.asked.shared, clock)
+                .await
+                .map_or_else(unruled, |permit| Ok(Ok(permit)))?
+        }
+    };
+    permitted(ctx, ruled)
+}
+
+/// What a limit refuses is written down; nothing else is.
+pub(super) fn unruled<T>(unruled: Unruled) -> Result<Result<T, Refused>, Refusal> {
+    match unruled {
+        Unruled::Refused(refused) => Ok(Err(refused)),
+        Unruled::Away => Err(Refusal::SharedAway),
+    }
 }
 
 fn permitted(ctx: &mut Context, permit: Result<Permit, Refused>) -> Result<(), Refusal> {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Method;
 
 use crate::cache::{Dialect, Flight, Form, Gist, Key, Landing, Leader, only};
-use crate::limit::{Level, Permit, Reservation, Subjects};
+use crate::limit::{Level, Permit, Reservation, Subjects, Waited};
 use crate::observe::{CacheOutcome, Trace};
 use crate::route::{Fingerprint, Lease, Prompt, Resolved, Server};
 use crate::wire::{BodyKind, Changes, Demand, Endpoint, Protocol, Work};
@@ -80,6 +80,8 @@ pub(super) struct Asked {
     pub(super) requests: Option<Level>,
     /// The same of tokens.
     pub(super) tokens: Option<Level>,
+    /// How long it waited for what replicas share.
+    pub(super) shared: Waited,
     /// Of the prompt, counted or estimated: 0 where nobody needs them.
     pub(super) prompt_tokens: u64,
     /// A look at the gateway's health, or a browser's question: written down, but no part of its work.
@@ -285,6 +287,7 @@ impl Context {
                 cache_detail: "fwd=bypass",
                 requests: None,
                 tokens: None,
+                shared: Waited::default(),
                 prompt_tokens: 0,
                 aside: false,
                 bytes_in: 0,

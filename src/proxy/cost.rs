@@ -19,6 +19,7 @@ use crate::route::{Kind, Resolved, Server};
 use crate::store::Period;
 use crate::wire::{Demand, Endpoint, Prompt, Work};
 
+use super::admit::unruled;
 use super::body::Stop;
 use super::context::{Asked, Context, Job};
 use super::gateway::Gateway;
@@ -51,10 +52,18 @@ pub(super) async fn reserve(
     if !minds_tokens(&ctx.asked) && !budgets {
         return Ok(());
     }
-    let spent = |budget: &Budget| spent(gateway, ctx.asked.key().unwrap_or_default(), budget);
+    let key = account.as_ref().map_or("", |account| account.grant().key.as_str());
+    let spent = |budget: &Budget| spent(gateway, key, budget);
+    let clock = || gateway.clock.now();
     // What does not fit whatever its prompt is need not be counted.
-    let least = job.demand.completion_tokens;
-    let fits = ctx.asked.subjects.would_reserve(account.as_ref(), least, gateway.clock.now(), spent);
+    let (least, subjects) = (job.demand.completion_tokens, &ctx.asked.subjects);
+    let mut fits = subjects.would_reserve(account.as_ref(), least, clock(), spent);
+    if let (Err(_), Some(shared)) = (&fits, &gateway.shared)
+        && shared.look_at_tokens(subjects, &mut ctx.asked.shared, clock).await
+    {
+        // That was as this process last saw it; now it has seen it anew.
+        fits = subjects.would_reserve(account.as_ref(), least, clock(), spent);
+    }
     if let Err(refused) = fits {
         // When there will be enough for its prompt too, as far as it is known; or it would come back in vain.
         let likely = least.saturating_add(job.demand.estimate);
@@ -71,7 +80,15 @@ pub(super) async fn reserve(
         0
     };
     let tokens = prompt.saturating_add(job.demand.completion_tokens);
-    let reservation = ctx.asked.subjects.reserve(account.as_ref(), tokens, gateway.clock.now(), spent);
+    let (subjects, account) = (&ctx.asked.subjects, account.as_ref());
+    let reservation = match &gateway.shared {
+        None => subjects.reserve(account, tokens, clock(), spent),
+        Some(shared) => {
+            let waited = &mut ctx.asked.shared;
+            let reserved = shared.reserve(subjects, account, tokens, waited, (clock, spent)).await;
+            reserved.map_or_else(unruled, |reservation| Ok(Ok(reservation)))?
+        }
+    };
     let level = reservation.as_ref().map_or_else(|refused| refused.level, |reservation| reservation.level);
     ctx.asked.tokens = level;
     ctx.guards.reservation = Some(reservation.map_err(Refusal::Limited)?);

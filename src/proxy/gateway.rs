@@ -5,14 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use pingora::Error;
 
 use crate::cache::{Answers, Flights, Memo, Purges, Store};
 use crate::config::{AccessLog, KeySettings, LogFormat, ModelSettings, Settings};
-use crate::limit::{Allowance, Gate, Limit, ModelShare};
+use crate::limit::{Gate, Limit, Shared};
 use crate::observe::{ANYBODY, Hour, Labels, Metrics, Recent, Sink, Traces, Writer};
 use crate::route::{Felled, Fleet, ModelRule, Opening, Server, Sign, Turn, Upstream};
 use crate::store::Ledger;
@@ -22,7 +21,9 @@ use super::clock::Clock;
 use super::names::Names;
 use super::refusal::Refusal;
 use super::roster::Roster;
+use super::sharing::{Sharing, ledger};
 use super::side::Side;
+use super::terms::gate;
 use super::trust::{Trust, check_roots};
 
 /// What servers are complained of in: no TLS with them.
@@ -43,6 +44,8 @@ pub struct Gateway {
     // What outlives a file.
     pub store: Arc<Store>,
     pub ledger: Arc<Ledger>,
+    /// Limits that other replicas share. `None`: they are this process's own.
+    pub shared: Option<Arc<Shared>>,
     pub side: Arc<Side>,
     pub trust: Arc<Trust>,
     pub names: Arc<Names>,
@@ -77,14 +80,13 @@ impl Gateway {
             AccessLog::File(path) => Sink::File(path.clone()),
         };
         let log = Writer::open(&sink, metrics.log_lines_dropped.clone())?;
-        let ledger = match &settings.usage {
-            None => Ledger::in_memory(),
-            Some(path) => Ledger::open(path, clock.wall())?,
-        };
+        let sharing = settings.shared.as_ref().map(Sharing::new);
+        let ledger = ledger(sharing.as_ref(), settings.usage.as_deref(), clock.wall())?;
         Ok(Self {
             roster: roster.map(ArcSwap::from_pointee),
             gate: gate(&settings, None, clock.now()),
             ledger: Arc::new(ledger),
+            shared: sharing.map(|sharing| Arc::new(sharing.limits())),
             side: Arc::new(Side::new(roots.clone())),
             trust: Arc::new(trust),
             names: Arc::new(Names::new(settings.hosts.clone())),
@@ -143,6 +145,7 @@ impl Gateway {
             model_answers: settings.models.iter().map(|model| model.answers).collect(),
             store: Arc::clone(&self.store),
             ledger: Arc::clone(&self.ledger),
+            shared: self.shared.clone(),
             side: Arc::clone(&self.side),
             trust: Arc::clone(&self.trust),
             names: Arc::clone(&self.names),
@@ -297,35 +300,6 @@ fn roster(
     clock: &Clock,
 ) -> Roster {
     Roster::new(keys, &settings.limits, &settings.models, before, clock.now())
-}
-
-fn gate(settings: &Settings, before: Option<(&Gate, &[Option<usize>])>, now: Duration) -> Gate {
-    let (limits, models) = (&settings.limits, &settings.models);
-    let place = |alias: &ModelSettings| {
-        let meant = alias.rule.rename.as_deref()?;
-        let is_meant = |other: &ModelSettings| {
-            other.rule.pattern == meant
-                && other.rule.upstream == alias.rule.upstream
-                && other.rule.rename.is_none()
-        };
-        models.iter().position(is_meant)
-    };
-    let share = |model: &ModelSettings| match place(model) {
-        // An alias without limits of its own is no way around those of its model.
-        Some(meant) if model.limits == Allowance::default() => ModelShare::Of(meant),
-        _ => ModelShare::Own(model.limits.or(limits.model)),
-    };
-    let shares: Vec<_> = models.iter().map(share).collect();
-    let by_model = models.iter().any(|model| model.key_limits.or(limits.key_model) != Allowance::default());
-    let key_place = |(own, model): (usize, &ModelSettings)| match place(model) {
-        Some(meant) if model.key_limits == Allowance::default() => meant,
-        _ => own,
-    };
-    let key_places = models.iter().enumerate().filter(|_| by_model).map(key_place).collect();
-    match before {
-        None => Gate::new(limits.gateway, &shares, key_places, limits.ip),
-        Some((old, places)) => old.regranted(limits.gateway, &shares, key_places, limits.ip, places, now),
-    }
 }
 
 fn labels(settings: &Settings, fleet: &Fleet) -> Labels {

@@ -210,6 +210,10 @@ pub(super) fn budgets(gateway: &Gateway, key: &Member) -> Value {
 pub(crate) fn metrics(gateway: &Gateway) -> (Vec<u8>, &'static str) {
     let holding = gateway.store.holding();
     gateway.metrics.set_cache(holding.bytes, holding.stored, holding.evicted);
+    if let Some(shared) = &gateway.shared {
+        let link = shared.link();
+        gateway.metrics.set_shared(link.is_up(), link.breaks(), link.lates());
+    }
     let places = gateway.fleet.places().map(|(upstream, server)| ServerState {
         upstream: &upstream.spec.name,
         server: &server.spec.name,

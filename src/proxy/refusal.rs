@@ -35,6 +35,8 @@ pub(super) enum Refusal {
         bytes_max: usize,
     },
     Limited(Refused),
+    /// What replicas share is away, and the file says that nothing goes on without.
+    SharedAway,
     UpstreamError(&'static str),
     /// It broke off on several servers.
     Harmful(Harm),
@@ -184,6 +186,16 @@ impl Refusal {
                 format!("The headers are larger than {bytes_max} bytes; send less."),
             ),
             Self::Limited(refused) => limited(refused),
+            Self::SharedAway => Told {
+                retry_after: Some(Duration::from_secs(1)),
+                ..told(
+                    503,
+                    "no_upstream",
+                    "overloaded_error",
+                    "Limits are shared in Valkey, which is away, and `shared.required` lets nothing pass without; \
+                     try again shortly.",
+                )
+            },
             Self::UpstreamError(what) => told(
                 502,
                 "upstream_error",

@@ -61,9 +61,12 @@ impl Roster {
             models.iter().map(|model| model.key_limits.or(limits.key_model)).collect();
         let by_model =
             if by_model.iter().all(|it| *it == Allowance::default()) { Vec::new() } else { by_model };
+        let patterns: Vec<_> =
+            models.iter().take(by_model.len()).map(|model| model.rule.pattern.clone()).collect();
         let member = |settings: &KeySettings| {
             let name = settings.key.name.clone();
             let grant = Grant {
+                key: name.clone(),
                 own: settings.limits.or(limits.key),
                 user: if settings.user_header.is_some() {
                     settings.user_limits.or(limits.user)
@@ -71,6 +74,7 @@ impl Roster {
                     Allowance::default()
                 },
                 models: by_model.clone(),
+                patterns: patterns.clone(),
                 budgets: settings.budgets.clone(),
             };
             let account = match known.get(name.as_str()) {

@@ -169,6 +169,7 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
         bytes_in: asked.bytes_in,
         bytes_out: told.bytes_out,
         client_ip: Some(arrival.client_ip),
+        shared_ms: gateway.shared.as_ref().map(|_| milliseconds(asked.shared.time)),
         prompt: told.quote.as_ref().map(|quote| quote.prompt.as_str()),
         answer: answer.as_deref(),
     };

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use crate::observe::Unshaken;
 use crate::proxy::{Current, respond};
 
+use super::announce;
 use super::head::Watched;
 use super::tls::{Listeners, Shown};
 
@@ -96,6 +97,7 @@ fn socket_options() -> TcpSocketOptions {
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Door<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let stream = self.announced(stream).await?;
         let stream = self.shaken(stream).await?;
         match stream.selected_alpn_proto() {
             Some(ALPN::H2) => self.http2(stream, shutdown).await,
@@ -110,6 +112,25 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Door<A> {
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Door<A> {
+    /// The connection, from whom a balancer that is trusted says that it comes.
+    async fn announced(&self, stream: Stream) -> Option<Stream> {
+        let gateway = self.current.load();
+        let (trusted, bounds) = (&gateway.settings.trusted_proxies, gateway.settings.connections);
+        let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr()?.as_inet().copied());
+        let Some(address) = peer.map(|peer| peer.ip().to_canonical()) else { return Some(stream) };
+        if !trusted.iter().any(|network| network.contains(&address)) {
+            return Some(stream);
+        }
+        let mut stream = plain(stream);
+        match announce::heard(&mut stream, bounds.idle, bounds.handshake).await {
+            Ok(()) => Some(stream),
+            Err(why) => {
+                log::debug!("no PROXY header from {address}: {why}");
+                None
+            }
+        }
+    }
+
     /// The connection, past its handshake where its listener has one.
     async fn shaken(&self, stream: Stream) -> Option<Stream> {
         let ours = stream.get_socket_digest().and_then(|digest| digest.local_addr()?.as_inet().copied());

@@ -177,10 +177,15 @@ impl BackgroundService for Drain {
         } else {
             self.current.load().drain();
         }
-        tokio::select! {
-            () = self.all_have_ended() => self.leave(0),
-            () = self.impatience.heard() => self.leave(1),
+        let code = tokio::select! {
+            () = self.all_have_ended() => 0,
+            () = self.impatience.heard() => 1,
+        };
+        let shared = self.current.load().shared.clone();
+        if let Some(shared) = shared {
+            shared.tell_all().await;
         }
+        self.leave(code)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The process: listeners, services, signals, and the way out.
 
+mod announce;
 mod certificates;
 mod daemon;
 mod door;
@@ -13,6 +14,7 @@ mod listen;
 mod pid;
 mod probe;
 mod reload;
+mod sharing;
 mod supervisor;
 mod swap;
 mod tick;
@@ -41,6 +43,7 @@ use self::handover::{Handover, Meeting, Succession};
 use self::pid::PidFile;
 use self::probe::Prober;
 use self::reload::Reload;
+use self::sharing::Sharing;
 use self::tick::Ticker;
 use self::tls::Listeners;
 use self::usage::Bookkeeper;
@@ -118,6 +121,7 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     server.add_service(background_service("drain", drain));
     server.add_service(background_service("bookkeeper", Bookkeeper(Arc::clone(&gateway))));
     server.add_service(background_service("ticker", Ticker(Arc::clone(&gateway))));
+    let sharing = server.add_service(background_service("sharing", Sharing(Arc::clone(&gateway))));
     let reload =
         Reload { current: Arc::clone(&gateway), rounds, origin, folder, listeners: Arc::clone(&listeners) };
     server.add_service(background_service("reload", reload));
@@ -131,6 +135,7 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     });
     // The first look at the servers comes first, so that the first request knows their models.
     succession.add_dependency(&prober);
+    succession.add_dependency(&sharing);
     if daemon_waits {
         // It tells the process that was started that this one serves.
         server.bootstrap_as_a_service().add_dependency(&succession);

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 
-use super::books::{Books, first_kept};
+use super::books::{Books, Days, first_kept};
+use super::far::Far;
 use super::file::{BUSY_WAIT_MAX, File};
 use super::used::{Account, Counts, Filter, Period, Row, Use, today};
+use super::valkey::Link;
 
 /// Uses of keys. Requests only ever wait for the lock of `books`, which nobody holds over I/O.
 #[derive(Debug)]
@@ -17,7 +20,15 @@ pub struct Ledger {
     books: Mutex<Books>,
     /// `None`: in memory alone. Held from before the books are read to be written until they are told of it, so that
     /// who holds it finds each use either there or in the file.
-    file: Option<Mutex<File>>,
+    file: Option<Mutex<Keeper>>,
+}
+
+/// What outlives the process.
+#[derive(Debug)]
+enum Keeper {
+    File(File),
+    /// Shared by replicas.
+    Valkey(Far),
 }
 
 impl Ledger {
@@ -32,11 +43,20 @@ impl Ledger {
         Self::open_and_wait(path, now, BUSY_WAIT_MAX)
     }
 
+    /// Keeps it in Valkey, for all who share that. `replica`: no other process's, ever.
+    pub fn shared(link: Arc<Link>, prefix: &str, replica: &str) -> Self {
+        let far = Far::new(link, prefix, replica);
+        Self { books: Mutex::default(), file: Some(Mutex::new(Keeper::Valkey(far))) }
+    }
+
     fn open_and_wait(path: &Path, now: Timestamp, busy_wait_max: Duration) -> Result<Self, String> {
         let mut file = File::open(path, busy_wait_max)?;
         let read = file.exchange(&[], first_kept(today(now)))?;
         file.close();
-        Ok(Self { books: Mutex::new(Books::with(read.unwrap_or_default())), file: Some(Mutex::new(file)) })
+        Ok(Self {
+            books: Mutex::new(Books::with(read.unwrap_or_default())),
+            file: Some(Mutex::new(Keeper::File(file))),
+        })
     }
 
     /// Counts a use on the day that the clock says. Does no I/O.
@@ -45,7 +65,7 @@ impl Ledger {
         self.books().note(account, used.counts);
     }
 
-    /// Whether it is kept in a file, which other processes read too.
+    /// Whether it is kept where other processes read it too.
     pub fn is_kept(&self) -> bool {
         self.file.is_some()
     }
@@ -81,8 +101,10 @@ impl Ledger {
     /// Flushes and closes the file, which then holds all by itself. A later flush opens it again.
     pub fn close(&self, now: Timestamp) -> Result<(), String> {
         let flushed = self.flush(now);
-        if let Some(file) = &self.file {
-            lock(file).close();
+        if let Some(file) = &self.file
+            && let Keeper::File(file) = &mut *lock(file)
+        {
+            file.close();
         }
         flushed
     }
@@ -100,6 +122,22 @@ impl Ledger {
 
     fn books(&self) -> MutexGuard<'_, Books> {
         lock(&self.books)
+    }
+}
+
+impl Keeper {
+    fn exchange(&mut self, unwritten: &[(Account, Counts)], first: Date) -> Result<Option<Days>, String> {
+        match self {
+            Self::File(file) => file.exchange(unwritten, first),
+            Self::Valkey(far) => far.exchange(unwritten, first),
+        }
+    }
+
+    fn rows(&mut self, of: &Filter) -> Result<Vec<(Account, Counts)>, String> {
+        match self {
+            Self::File(file) => file.rows(of),
+            Self::Valkey(far) => far.rows(of),
+        }
     }
 }
 

@@ -184,7 +184,7 @@ fn comparable(file: &Value) -> String {
 
 /// What only the reader can know of these: whether a name is one of the file's, whether a file is there, what two keys
 /// say together.
-const KNOWS_MORE: [&str; 27] = [
+const KNOWS_MORE: [&str; 28] = [
     "admin.client_ca",
     "admin.listen",
     "admin.tls.cert",
@@ -209,6 +209,7 @@ const KNOWS_MORE: [&str; 27] = [
     "models.x.fallback",
     "models.x.fallback.0",
     "models.x.upstream",
+    "shared.ca",
     "telemetry.ca",
     "upstreams.x.servers.0.ca",
     "upstreams.x.swap.longest_wait",

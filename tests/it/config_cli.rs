@@ -149,15 +149,6 @@ async fn with_a_file_the_file_is_what_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_yet_in_effect_is_warned_of() {
-    let llama = llama::scripted().start().await;
-    let yaml = "shared: {valkey: redis://127.0.0.1:6379}";
-    let gateway = gateway::before(&llama).yaml(yaml).start().await;
-    eventually!(gateway.stderr().contains("shared.valkey"), "{}", gateway.stderr());
-    assert_eq!(gateway.chat("hi").await.status, 200);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_a_1() {
     let taken = Loopback::claim();
     let _listener = std::net::TcpListener::bind(taken.port(9001)).expect("the address is ours");

@@ -1,7 +1,7 @@
 //! What limits promise together: exactly what the buckets hold, whoever races, and nothing for a refusal.
 
 use super::*;
-use crate::limit::{Allowance, Gate, Goods, Grant, ModelShare, Span};
+use crate::limit::{Allowance, Gate, Goods, Grant, ModelShare, Span, Terms};
 
 fn allowance(requests: Option<&str>, burst: Option<u64>, concurrent: Option<u32>) -> Allowance {
     let requests = requests.map(|rate| rate.parse().expect("a rate"));
@@ -26,7 +26,7 @@ fn nothing(_: &Budget) -> Spent {
 
 #[test]
 fn a_refusal_by_one_bucket_costs_the_other_nothing() {
-    let gate = Gate::new(allowance(Some("1/h"), Some(3), None), &[], Vec::new(), None);
+    let gate = Gate::new(Terms { gateway: allowance(Some("1/h"), Some(3), None), ..Terms::default() });
     let (one, other) = (account(allowance(Some("1/h"), Some(1), None)), account(Allowance::default()));
     let now = Duration::from_secs(5);
     let admit = |account: &Account| refused(gate.subjects(Some(account), None, now).admit(now));
@@ -41,7 +41,7 @@ fn a_refusal_by_one_bucket_costs_the_other_nothing() {
 fn each_scope_refuses_by_its_own_name_and_an_alias_shares_its_models_limit() {
     let narrow = allowance(Some("1/h"), None, None);
     let models = [ModelShare::Of(1), ModelShare::Own(narrow), ModelShare::Own(Allowance::default())];
-    let gate = Gate::new(Allowance::default(), &models, vec![1, 1, 2], None);
+    let gate = Gate::new(Terms { models: models.to_vec(), key_places: vec![1, 1, 2], ..Terms::default() });
     let grant =
         Grant { user: narrow, models: vec![narrow, Allowance::default(), narrow], ..Grant::default() };
     let account = Account::new(grant);
@@ -62,7 +62,7 @@ fn each_scope_refuses_by_its_own_name_and_an_alias_shares_its_models_limit() {
 /// Whoever waits as long as it is told is admitted, and not before.
 #[test]
 fn of_several_that_refuse_the_last_to_end_is_named() {
-    let gate = Gate::new(allowance(Some("60/min"), Some(1), None), &[], Vec::new(), None);
+    let gate = Gate::new(Terms { gateway: allowance(Some("60/min"), Some(1), None), ..Terms::default() });
     let account = account(allowance(Some("1/h"), Some(1), None));
     let now = Duration::from_secs(5);
     let subjects = gate.subjects(Some(&account), None, now);
@@ -73,7 +73,7 @@ fn of_several_that_refuse_the_last_to_end_is_named() {
     assert_eq!(refused(subjects.admit(then - Duration::from_nanos(1))), Some("key.requests"));
     assert_eq!(refused(subjects.admit(then)), None);
 
-    let gate = Gate::new(tokens("600/min"), &[], Vec::new(), None);
+    let gate = Gate::new(Terms { gateway: tokens("600/min"), ..Terms::default() });
     let budget = |per| Budget { goods: Goods::Tokens, amount: 100, per };
     let budgets = vec![budget(Span::Day), budget(Span::Month)];
     let account = Arc::new(Account::new(Grant { own: tokens("60/min"), budgets, ..Grant::default() }));
@@ -100,7 +100,7 @@ fn of_several_that_refuse_the_last_to_end_is_named() {
 
 #[test]
 fn a_place_returns_when_its_permit_is_dropped() {
-    let gate = Gate::new(allowance(None, None, Some(3)), &[], Vec::new(), None);
+    let gate = Gate::new(Terms { gateway: allowance(None, None, Some(3)), ..Terms::default() });
     let account = account(allowance(None, None, Some(2)));
     let now = Duration::ZERO;
     let admit = |account: Option<&Account>| gate.subjects(account, None, now).admit(now);
@@ -116,7 +116,8 @@ fn a_place_returns_when_its_permit_is_dropped() {
 
 #[test]
 fn threads_that_race_get_exactly_what_the_buckets_hold() {
-    let gate = Arc::new(Gate::new(allowance(Some("1/h"), Some(1000), None), &[], Vec::new(), None));
+    let gate =
+        Arc::new(Gate::new(Terms { gateway: allowance(Some("1/h"), Some(1000), None), ..Terms::default() }));
     let accounts: Vec<_> = (0..4).map(|_| account(allowance(Some("1/h"), Some(300), None))).collect();
     let threads: Vec<_> = (0..8)
         .map(|thread| {
@@ -133,7 +134,7 @@ fn threads_that_race_get_exactly_what_the_buckets_hold() {
 
 #[test]
 fn tokens_are_reserved_settled_and_given_back() {
-    let gate = Gate::new(Allowance::default(), &[], Vec::new(), None);
+    let gate = Gate::new(Terms::default());
     let account = account(tokens("1000/min"));
     let now = Duration::from_secs(9);
     let subjects = gate.subjects(Some(&account), None, now);
@@ -155,7 +156,7 @@ fn tokens_are_reserved_settled_and_given_back() {
 
 #[test]
 fn threads_that_race_for_tokens_never_get_more_than_there_are() {
-    let gate = Arc::new(Gate::new(tokens("100000/day"), &[], Vec::new(), None));
+    let gate = Arc::new(Gate::new(Terms { gateway: tokens("100000/day"), ..Terms::default() }));
     let budget = Budget { goods: Goods::Tokens, amount: 50_000, per: Span::Day };
     let account = Arc::new(Account::new(Grant { budgets: vec![budget], ..Grant::default() }));
     let threads: Vec<_> = (0..8)
@@ -180,7 +181,7 @@ fn threads_that_race_for_tokens_never_get_more_than_there_are() {
 
 #[test]
 fn a_new_grant_keeps_what_was_used() {
-    let gate = Gate::new(Allowance::default(), &[], Vec::new(), None);
+    let gate = Gate::new(Terms::default());
     let old = account(allowance(Some("60/h"), Some(10), Some(2)));
     let now = Duration::from_secs(5);
     let _place = gate.subjects(Some(&old), None, now).admit(now).expect("it is admitted");
@@ -194,7 +195,7 @@ fn a_new_grant_keeps_what_was_used() {
 
 #[test]
 fn what_is_reserved_under_one_grant_is_settled_under_the_next() {
-    let gate = Gate::new(Allowance::default(), &[], Vec::new(), None);
+    let gate = Gate::new(Terms::default());
     let old = account(tokens("1000/day"));
     let now = Duration::from_secs(5);
     let reserve = |tokens| {

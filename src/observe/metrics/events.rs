@@ -95,6 +95,13 @@ impl Metrics {
         catch_up(&self.cache_evicted, evicted);
     }
 
+    /// How it stands with Valkey, how often it broke off, and how often it did not answer in time.
+    pub fn set_shared(&self, up: bool, breaks: u64, lates: u64) {
+        catch_up(&self.shared_late, lates);
+        self.shared_up.set(f64::from(u8::from(up)));
+        catch_up(&self.shared_breaks, breaks);
+    }
+
     /// How the servers are now. What was measured of one that is there no more goes, since it would be taken for now;
     /// what was counted stays.
     pub fn set_servers(&self, servers: &[ServerState<'_>]) {

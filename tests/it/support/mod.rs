@@ -7,6 +7,8 @@ pub(crate) mod eventually;
 pub(crate) mod address;
 pub(crate) mod http;
 pub(crate) mod llama;
+pub(crate) mod valkey;
+pub(crate) mod wire;
 pub(crate) mod gateway;
 pub(crate) mod client;
 pub(crate) mod tls;

@@ -1,0 +1,231 @@
+//! What is told afterwards: what loans have used, which places are free, and which are still held.
+//!
+//! It is told in batches, one after the other, each with a number: a batch whose answer was lost is told again with the
+//! same number, and counts once.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use crate::store::{Link, Script};
+
+use super::super::bucket::SharedShape;
+use super::Shared;
+use super::wire::{self, Part, time};
+
+/// Beyond it the oldest are forgotten: places end by themselves, and what a loan did not use fills up.
+const POSTS_MAX: usize = 64 << 10;
+
+const BATCH_POSTS_MAX: usize = 256;
+
+/// After a batch that was not answered.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// One thing to be told: of which key, and the seven fields of it.
+#[derive(Debug, Clone)]
+struct Post {
+    key: String,
+    fields: [String; 7],
+}
+
+pub(super) struct Outbox {
+    link: Arc<Link>,
+    script: Script,
+    /// Under it stands the last batch that counted.
+    mark: String,
+    lent: Duration,
+    state: Mutex<State>,
+    news: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    posts: VecDeque<Post>,
+    /// What was admitted while nobody answered, by bucket.
+    charges: HashMap<String, (SharedShape, u64)>,
+    /// The sets that each place stands in.
+    held: BTreeMap<String, Vec<String>>,
+    /// The batch that is being told, and its number.
+    batch: Vec<Post>,
+    number: u64,
+}
+
+/// A request's places in sets that processes share; left on drop.
+#[derive(Debug)]
+pub(in super::super) struct Lease {
+    shared: Arc<Shared>,
+    place: String,
+}
+
+/// Tokens taken from buckets that processes share.
+#[derive(Debug)]
+pub(in super::super) struct FarLoan {
+    shared: Arc<Shared>,
+    parts: Vec<Part>,
+    tokens: u64,
+}
+
+impl Outbox {
+    pub(super) fn new(link: Arc<Link>, mark: String, lent: Duration) -> Self {
+        let (script, state, news) = (link.script(wire::POST), Mutex::default(), Notify::new());
+        Self { link, script, mark, lent, state, news }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn charge(&self, key: String, shape: SharedShape, amount: u64) {
+        let mut state = self.state();
+        let (of, sum) = state.charges.entry(key).or_insert((shape, 0));
+        (*of, *sum) = (shape, sum.saturating_add(amount));
+        drop(state);
+        self.news.notify_one();
+    }
+
+    pub(super) async fn keep(&self) {
+        let mut renewed = false;
+        loop {
+            // Three times within the time that a place is let for.
+            let news = timeout(self.lent / 3, self.news.notified()).await;
+            renewed = self.renew(news.is_err(), renewed);
+            while !self.deliver(None).await {
+                renewed = false;
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Says which places are held; also as soon as there is an answer again.
+    fn renew(&self, due: bool, renewed: bool) -> bool {
+        if due || !renewed {
+            let mut state = self.state();
+            let State { posts, held, .. } = &mut *state;
+            let kept =
+                held.iter().flat_map(|(place, sets)| sets.iter().map(move |set| Post::of(set, "k", [place])));
+            posts.extend(kept);
+        }
+        true
+    }
+
+    /// Tells all that is to be told, by the time `at` or Valkey's own; whether it was answered.
+    pub(super) async fn deliver(&self, at: Option<Duration>) -> bool {
+        loop {
+            let Some((keys, arguments)) = self.batch(at) else { return true };
+            let told: Option<i64> = self.link.run_at_leisure(&self.script, &keys, &arguments).await;
+            if told.is_none() {
+                return false;
+            }
+            self.state().batch.clear();
+        }
+    }
+
+    /// The batch that was not answered, or the next.
+    pub(super) fn batch(&self, at: Option<Duration>) -> Option<(Vec<String>, Vec<String>)> {
+        let mut state = self.state();
+        if state.batch.is_empty() {
+            let count = state.posts.len().min(BATCH_POSTS_MAX);
+            let mut batch: Vec<Post> = state.posts.drain(..count).collect();
+            let charged: Vec<String> = state.charges.keys().take(BATCH_POSTS_MAX).cloned().collect();
+            for key in charged {
+                if let Some((shape, amount)) = state.charges.remove(&key) {
+                    let (holds, per) = (shape.holds(), shape.per.to_string());
+                    let numbers = [shape.count, amount, holds.0, holds.1].map(|it| it.to_string());
+                    batch.push(Post::of(
+                        &key,
+                        "c",
+                        [&numbers[0], &per, &numbers[1], &numbers[2], &numbers[3]],
+                    ));
+                }
+            }
+            if batch.is_empty() {
+                return None;
+            }
+            state.batch = batch;
+            state.number += 1;
+        }
+        let mut keys = vec![self.mark.clone()];
+        let mut arguments = vec![time(at), state.number.to_string(), self.lent.as_micros().to_string()];
+        for post in &state.batch {
+            keys.push(post.key.clone());
+            arguments.extend(post.fields.iter().cloned());
+        }
+        Some((keys, arguments))
+    }
+}
+
+impl State {
+    fn post(&mut self, post: Post) {
+        if self.posts.len() >= POSTS_MAX {
+            self.posts.pop_front();
+        }
+        self.posts.push_back(post);
+    }
+}
+
+impl Post {
+    fn of<const N: usize>(key: &str, kind: &str, fields: [&String; N]) -> Self {
+        let mut all: [String; 7] = std::array::from_fn(|_| String::new());
+        kind.clone_into(&mut all[0]);
+        for (place, field) in fields.into_iter().enumerate() {
+            all[place + 1].clone_from(field);
+        }
+        Self { key: key.to_owned(), fields: all }
+    }
+}
+
+impl Lease {
+    pub(super) fn new(shared: &Arc<Shared>, place: String) -> Self {
+        Self { shared: Arc::clone(shared), place }
+    }
+
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Takes in that it stands in these sets.
+    pub(super) fn holds(&mut self, sets: Vec<String>) {
+        let mut state = self.shared.outbox.state();
+        state.held.entry(self.place.clone()).or_default().extend(sets);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.shared.outbox.state();
+        for set in state.held.remove(&self.place).unwrap_or_default() {
+            state.post(Post::of(&set, "l", [&self.place]));
+        }
+        drop(state);
+        self.shared.outbox.news.notify_one();
+    }
+}
+
+impl FarLoan {
+    pub(super) fn new(shared: &Arc<Shared>, parts: Vec<Part>, tokens: u64) -> Self {
+        Self { shared: Arc::clone(shared), parts, tokens }
+    }
+
+    /// Where no bucket applies.
+    pub(super) fn nothing(shared: &Arc<Shared>) -> Self {
+        Self::new(shared, Vec::new(), 0)
+    }
+
+    /// Charges what was used in place of what was lent.
+    pub(in super::super) fn settle(self, used: u64) {
+        if self.parts.is_empty() || used == self.tokens {
+            return;
+        }
+        let mut state = self.shared.outbox.state();
+        for Part { key, shape, epoch, taken, .. } in &self.parts {
+            let numbers = [shape.count, self.tokens, *taken, *epoch, used].map(|it| it.to_string());
+            let [count, lent, taken, epoch, used] = &numbers;
+            state.post(Post::of(key, "s", [count, &shape.per.to_string(), lent, taken, epoch, used]));
+        }
+        drop(state);
+        self.shared.outbox.news.notify_one();
+    }
+}

@@ -1,0 +1,44 @@
+//! Keeps the way to what replicas share, and tells there what is told afterwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::server::ShutdownWatch;
+use pingora::services::ServiceReadyNotifier;
+use pingora::services::background::BackgroundService;
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+use crate::proxy::Current;
+
+/// The listeners wait this long, at most, for the first answer.
+const FIRST_ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether that has come.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// As long as the process lives, through its drain too: streams that end are settled.
+pub(super) struct Sharing(pub(super) Arc<Current>);
+
+#[async_trait]
+impl BackgroundService for Sharing {
+    async fn start_with_ready_notifier(&self, _shutdown: ShutdownWatch, ready: ServiceReadyNotifier) {
+        let Some(shared) = self.0.load().shared.clone() else { return ready.notify_ready() };
+        let link = Arc::clone(shared.link());
+        let first = async {
+            while !link.is_up() {
+                sleep(LOOK_EVERY).await;
+            }
+        };
+        let begin = async {
+            if timeout(FIRST_ANSWER_TIME_MAX, first).await.is_ok() {
+                let gateway = self.0.load();
+                // What keys have used of their budgets elsewhere; the bookkeeper says where it fails.
+                let _ = spawn_blocking(move || gateway.ledger.flush(gateway.clock.wall())).await;
+            }
+            ready.notify_ready();
+        };
+        tokio::join!(link.keep(), shared.keep(), begin);
+    }
+}

@@ -1,0 +1,121 @@
+//! The ways to Valkey: by TLS and as a user of its ACL, through a network that parts, in a Cluster of three, and to
+//! whichever server the Sentinels name.
+
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::client::Answer;
+use crate::support::gateway::{self, Folder, Gateway, chat};
+use crate::support::llama::{self, Llama};
+use crate::support::tls::Authority;
+use crate::support::{valkey, wire};
+
+const LIMITS: &str = "limits: {gateway: {requests: 1/h, burst: 10}}";
+
+async fn behind(llama: &Llama, shared: &str) -> Gateway {
+    gateway::before(llama).yaml(&format!("shared: {{{shared}}}\n{LIMITS}")).start().await
+}
+
+async fn is_up(gateway: &Gateway) -> bool {
+    gateway.scrape().await.sum("ai_gateway_shared_up", &[]) == 1.0
+}
+
+/// Of twenty that ask each of two, how many pass.
+async fn passed(one: &Gateway, other: &Gateway) -> usize {
+    let asked = |name: &str| (0..20).map(|number| chat(&format!("{name} {number}"))).collect::<Vec<_>>();
+    let (first, second) = tokio::join!(one.volley(asked("one")), other.volley(asked("other")));
+    let is_well = |answer: &&Answer| answer.status == 200;
+    first.iter().filter(is_well).count() + second.iter().filter(is_well).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_tls_as_a_user_of_its_acl() {
+    let (llama, folder, authority) =
+        (llama::scripted().start().await, Folder::new("valkey-tls"), Authority::new());
+    let plan = valkey::plan();
+    let (cert, key) = authority.at(plan.address().ip()).write(&folder);
+    let ca = folder.file("ca.crt", &authority.pem());
+    let text = |path: &std::path::Path| path.display().to_string();
+    let (cert, key, root) = (text(&cert), text(&key), text(&ca));
+    let valkey = plan
+        .tls(&["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &root])
+        .arguments(&["--tls-auth-clients", "no"])
+        .arguments(&["--user", "default", "off", "--user", "gw", "on", ">p@ss"])
+        .arguments(&["~{ai-gateway}*", "+@all", "-@admin"])
+        .start()
+        .await;
+    let address = valkey.address();
+    let shared = format!("valkey: \"rediss://gw:p%40ss@{address}\", ca: {root}");
+    let (one, other) = (behind(&llama, &shared).await, behind(&llama, &shared).await);
+    eventually!(is_up(&one).await && is_up(&other).await, "{}", one.stderr());
+    assert_eq!(passed(&one, &other).await, 10);
+    let wrong = behind(&llama, &format!("valkey: \"rediss://gw:wrong@{address}\", ca: {root}")).await;
+    eventually!(wrong.stderr().contains("is away"));
+    assert!(!wrong.stderr().contains("gw:wrong"), "{}", wrong.stderr());
+    let strange = behind(&llama, &format!("valkey: \"rediss://gw:p%40ss@{address}\"")).await;
+    eventually!(strange.stderr().contains("is away"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_parts_holds_nobody_up_and_heals() {
+    let (llama, valkey) = (llama::scripted().start().await, valkey::start().await);
+    let wire = wire::to(valkey.address()).await;
+    let gateway = behind(&llama, &format!("valkey: \"redis://{}\"", wire.address())).await;
+    assert_eq!(gateway.chat("before").await.status, 200);
+    wire.cut();
+    let began = Instant::now();
+    eventually!(!is_up(&gateway).await);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let began = Instant::now();
+    assert_eq!(gateway.chat("meanwhile").await.status, 200);
+    assert!(began.elapsed() < Duration::from_millis(80), "{:?}", began.elapsed());
+    wire.join();
+    let began = Instant::now();
+    eventually!(is_up(&gateway).await);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_cluster_of_three() {
+    let (llama, folder) = (llama::scripted().start().await, Folder::new("valkey-cluster"));
+    let mut nodes = Vec::new();
+    for number in 0..3 {
+        let own = folder.path().join(number.to_string());
+        std::fs::create_dir_all(&own).expect("the folder is ours");
+        let own = own.display().to_string();
+        let plan = valkey::plan();
+        // Else the others would take it for 127.0.0.1.
+        let ip = plan.address().ip().to_string();
+        let plan = plan.arguments(&["--cluster-enabled", "yes", "--cluster-announce-ip", &ip, "--dir", &own]);
+        let node = plan.start().await;
+        nodes.push(node);
+    }
+    let addresses: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
+    let made = ["valkey-cli", "redis-cli"].iter().find_map(|name| {
+        let mut cli = Command::new(name);
+        cli.args(["--cluster", "create"]).args(&addresses).arg("--cluster-yes").output().ok()
+    });
+    assert!(made.as_ref().is_some_and(|made| made.status.success()), "{made:?}");
+    eventually!(nodes.iter().all(|node| node.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok")));
+    let shared = format!("valkey: \"redis-cluster://{}\"", addresses.join(","));
+    let (one, other) = (behind(&llama, &shared).await, behind(&llama, &shared).await);
+    eventually!(is_up(&one).await && is_up(&other).await, "{}", one.stderr());
+    assert_eq!(passed(&one, &other).await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_server_the_sentinels_name() {
+    let (llama, folder) = (llama::scripted().start().await, Folder::new("valkey-sentinel"));
+    let primary = valkey::start().await;
+    let plan = valkey::plan();
+    let (ip, port) = (primary.address().ip(), primary.address().port());
+    let file = format!("sentinel monitor main {ip} {port} 1\ndir {}\n", folder.path().display());
+    let file = folder.file("sentinel.conf", &file).display().to_string();
+    let sentinel = plan.file(&file).arguments(&["--sentinel"]).start().await;
+    let shared = format!("valkey: \"redis-sentinel://{}/main\"", sentinel.address());
+    let (one, other) = (behind(&llama, &shared).await, behind(&llama, &shared).await);
+    eventually!(is_up(&one).await && is_up(&other).await, "{}", one.stderr());
+    assert_eq!(passed(&one, &other).await, 10);
+}
