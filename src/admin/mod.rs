@@ -87,7 +87,7 @@ impl Admin {
             return refusal;
         }
         match path {
-            "/cache" => return purge::answer(gateway, head),
+            "/cache" => return purge::answer(gateway, head).await,
             "/usage" => return usage::answer(gateway, head).await,
             _ if path.starts_with(servers::PREFIX) => return servers::answer(gateway, head),
             _ => {}

@@ -18,7 +18,7 @@ struct Asked {
     key: Option<String>,
 }
 
-pub(super) fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8>> {
+pub(super) async fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8>> {
     if head.method != Method::DELETE {
         return method_not_allowed("DELETE");
     }
@@ -32,7 +32,11 @@ pub(super) fn answer(gateway: &Gateway, head: &RequestHeader) -> Response<Vec<u8
     match purge(gateway, &asked) {
         Ok(()) => {
             log::info!("purged {}", told(&asked));
-            let json = json!({"purged": told(&asked)}).to_string();
+            let mut json = json!({"purged": told(&asked)});
+            if let Some(depot) = &gateway.depot {
+                json["everywhere"] = depot.purges_are_known().await.into();
+            }
+            let json = json.to_string();
             super::answer(StatusCode::OK, "application/json; charset=utf-8", json.into_bytes())
         }
         Err((status, code, kind, message)) => refusal(status, code, kind, &message),
@@ -65,7 +69,16 @@ fn purge(gateway: &Gateway, asked: &Asked) -> Result<(), No> {
         }
     };
     let everything = model.is_none() && asked.key.is_none();
-    gateway.purges.purge(Purge { model, key: asked.key.clone() });
+    let purge = Purge { model, key: asked.key.clone() };
+    match &gateway.depot {
+        None => drop(gateway.purges.purge(purge, 0)),
+        Some(depot) => {
+            // Numbers of replicas are times, so that they rise whoever gives them.
+            let time = u64::try_from(gateway.clock.wall().as_microsecond()).unwrap_or_default();
+            let number = gateway.purges.purge(purge.clone(), time);
+            depot.purge(purge, number);
+        }
+    }
     if everything {
         // What a narrower purge leaves behind is never found and goes with its time.
         gateway.store.clear();

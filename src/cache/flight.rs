@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::sync::{OnceCell, watch};
 
+use super::depot::Lease;
 use super::form::Form;
 use super::key::Key;
 
@@ -119,7 +120,7 @@ impl<E: Clone> Flights<E> {
             renderings: Default::default(),
         });
         map.insert(key, Arc::clone(&flight));
-        Boarding::Lead(Leader(flight))
+        Boarding::Lead(Leader { flight, lease: None })
     }
 }
 
@@ -186,20 +187,42 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Who makes the answer. Dropped without a landing, the flight is lost, or declined if it has not begun.
-pub struct Leader<E>(Arc<Flight<E>>);
+pub struct Leader<E> {
+    flight: Arc<Flight<E>>,
+    /// It makes the answer for other replicas too.
+    lease: Option<Lease>,
+}
 
 impl<E: Clone> Leader<E> {
     pub fn flight(&self) -> &Arc<Flight<E>> {
-        &self.0
+        &self.flight
+    }
+
+    /// A follower of its own flight.
+    pub fn follow(&self) -> Follower<E> {
+        self.flight.state().followers += 1;
+        let bell = self.flight.bell.subscribe();
+        Follower { flight: Arc::clone(&self.flight), bell, seen: Seen::default() }
+    }
+
+    /// Makes it for other replicas too.
+    pub fn hold(&mut self, lease: Lease) {
+        self.lease = Some(lease);
+    }
+
+    /// What says that it makes the answer of this key for other replicas, if it does: to be given back when that is
+    /// there.
+    pub fn hand_over(&mut self, key: &Key) -> Option<Lease> {
+        self.lease.take_if(|lease| lease.is_of(key))
     }
 
     pub fn head(&self, head: Head) {
-        self.0.state().head = Some(head);
-        self.0.bell.send_replace(());
+        self.flight.state().head = Some(head);
+        self.flight.bell.send_replace(());
     }
 
     pub fn push(&self, chunk: &Bytes) {
-        let mut state = self.0.state();
+        let mut state = self.flight.state();
         state.bytes += chunk.len();
         let too_large = state.bytes > FLIGHT_BYTES_MAX;
         if too_large {
@@ -209,21 +232,24 @@ impl<E: Clone> Leader<E> {
         }
         drop(state);
         if too_large {
-            self.0.land(Landing::Lost);
+            self.flight.land(Landing::Lost);
         }
-        self.0.bell.send_replace(());
+        self.flight.bell.send_replace(());
     }
 
     /// The answer has ended. Keep it before, if it is to be kept.
-    pub fn land(self, landing: Landing<E>) {
-        self.0.land(landing);
+    pub fn land(mut self, landing: Landing<E>) {
+        if let (Landing::Whole, Some(lease)) = (&landing, &mut self.lease) {
+            lease.set_barren();
+        }
+        self.flight.land(landing);
     }
 }
 
 impl<E> Drop for Leader<E> {
     fn drop(&mut self) {
-        let begun = self.0.state().head.is_some();
-        self.0.land(if begun { Landing::Lost } else { Landing::Declined(None) });
+        let begun = self.flight.state().head.is_some();
+        self.flight.land(if begun { Landing::Lost } else { Landing::Declined(None) });
     }
 }
 
@@ -307,85 +333,4 @@ impl<E> Drop for Follower<E> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Answer = Boarding<&'static str, ()>;
-
-    fn board(flights: &Flights<&'static str>) -> Answer {
-        flights.board([7; 32], Form::Plain, || None)
-    }
-
-    fn lead(boarding: Answer) -> Leader<&'static str> {
-        match boarding {
-            Boarding::Lead(leader) => leader,
-            Boarding::Fresh(()) | Boarding::Busy(_) => panic!("expected to lead"),
-        }
-    }
-
-    fn follow(boarding: Answer) -> Follower<&'static str> {
-        match boarding {
-            Boarding::Busy(follower) => follower,
-            Boarding::Fresh(()) | Boarding::Lead(_) => panic!("expected to follow"),
-        }
-    }
-
-    fn chunk(text: &'static str) -> Bytes {
-        Bytes::from_static(text.as_bytes())
-    }
-
-    #[tokio::test]
-    async fn whoever_joins_gets_what_there_is_and_then_follows() {
-        let flights = Flights::default();
-        let leader = lead(board(&flights));
-        leader.push(&chunk("one"));
-        let mut follower = follow(board(&flights));
-        assert_eq!(follower.next().await.chunks, ["one"]);
-        leader.push(&chunk("two"));
-        leader.push(&chunk("three"));
-        assert_eq!(follower.next().await.chunks, ["two", "three"]);
-        leader.land(Landing::Broken("why"));
-        assert_eq!(follower.next().await.landing, Some(Landing::Broken("why")));
-        lead(board(&flights));
-    }
-
-    #[tokio::test]
-    async fn the_leader_may_leave_while_others_follow() {
-        let flights = Flights::default();
-        let leader = lead(board(&flights));
-        let (one, other) = (follow(board(&flights)), follow(board(&flights)));
-        assert!(leader.flight().leader_leaves());
-        drop(one);
-        let third = follow(board(&flights));
-        drop(other);
-        drop(third);
-        leader.flight().abandoned().await;
-        let successor = lead(board(&flights));
-        leader.land(Landing::Whole);
-        let mut follower = follow(board(&flights));
-        successor.land(Landing::Whole);
-        assert_eq!(follower.next().await.landing, Some(Landing::Whole));
-    }
-
-    #[test]
-    fn a_leader_that_leaves_alone_closes_its_flight() {
-        let flights = Flights::default();
-        let leader = lead(board(&flights));
-        assert!(!leader.flight().leader_leaves());
-        let successor = lead(board(&flights));
-        drop(leader);
-        drop(follow(board(&flights)));
-        drop(successor);
-        assert!(matches!(flights.board([7; 32], Form::Plain, || Some(())), Boarding::Fresh(())));
-    }
-
-    #[tokio::test]
-    async fn what_is_too_large_is_lost_to_its_followers() {
-        let flights = Flights::default();
-        let leader = lead(board(&flights));
-        let mut follower = follow(board(&flights));
-        leader.push(&Bytes::from(vec![0; FLIGHT_BYTES_MAX + 1]));
-        assert_eq!(follower.next().await.landing, Some(Landing::Lost));
-        lead(board(&flights));
-    }
-}
+mod tests;

@@ -9,10 +9,12 @@ mod purge;
 mod entry;
 mod shelf;
 mod store;
+mod depot;
 mod flight;
 pub mod render;
 
 pub use control::Control;
+pub use depot::{Claim, Dealings, Depot, Found, Lease, Look};
 pub use entry::{Answer, Entry, Recording, Worth};
 pub use flight::{Boarding, Flight, Flights, Follower, Head, Landing, Leader, News};
 pub use form::{Dialect, Form};

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 /// Names that are remembered; at one more, all answers are purged and the names forgotten.
-const NAMES_MAX: usize = 4096;
+pub(super) const NAMES_MAX: usize = 4096;
 
 /// The purges so far.
 #[derive(Debug, Default)]
@@ -34,9 +34,10 @@ pub struct Purge {
 }
 
 impl Purges {
-    pub fn purge(&self, purge: Purge) {
+    /// Its number: at least that, and higher than any before.
+    pub fn purge(&self, purge: Purge, number: u64) -> u64 {
         let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = self.last.load(Ordering::Relaxed) + 1;
+        let number = number.max(self.last.load(Ordering::Relaxed) + 1);
         let is_new = !marks.named.contains_key(&purge);
         if purge == Purge::default() || (is_new && marks.named.len() >= NAMES_MAX) {
             marks.named.clear();
@@ -45,6 +46,26 @@ impl Purges {
             marks.named.insert(purge, number);
         }
         self.last.store(number, Ordering::Release);
+        number
+    }
+
+    /// Takes in another replica's. Whether it is news.
+    pub fn learn(&self, purge: Purge, number: u64) -> bool {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = !marks.named.contains_key(&purge);
+        let of_all = purge == Purge::default() || (is_new && marks.named.len() >= NAMES_MAX);
+        let named = marks.named.get(&purge).copied().filter(|_| !of_all).unwrap_or_default();
+        if number <= named.max(marks.all) {
+            return false;
+        }
+        if of_all {
+            marks.all = number;
+            marks.named.retain(|_, named| *named > number);
+        } else {
+            marks.named.insert(purge, number);
+        }
+        self.last.fetch_max(number, Ordering::Release);
+        true
     }
 
     /// The numbers so far, for another process to take over: of the last, of the last of all answers, and by name.
@@ -99,23 +120,47 @@ mod tests {
             let mark = |model, key| purges.mark("local", model, Some(key));
             [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")].map(|(model, key)| mark(Some(model), key))
         };
-        purges.purge(purge(Some("a"), Some("x")));
+        purges.purge(purge(Some("a"), Some("x")), 0);
         assert_eq!(marks(), [1, 0, 0, 0]);
-        purges.purge(purge(Some("b"), None));
+        purges.purge(purge(Some("b"), None), 0);
         assert_eq!(marks(), [1, 0, 2, 2]);
-        purges.purge(purge(None, Some("y")));
+        purges.purge(purge(None, Some("y")), 0);
         assert_eq!(marks(), [1, 3, 2, 3]);
         assert_eq!(purges.mark("local", None, Some("x")), 2, "which model is not said");
         assert_eq!(purges.mark("other", Some("a"), Some("x")), 0);
-        purges.purge(Purge::default());
+        purges.purge(Purge::default(), 0);
         assert_eq!(marks(), [4; 4]);
+    }
+
+    #[test]
+    fn those_of_replicas_come_to_the_same_in_any_order() {
+        let told = [
+            (purge(Some("a"), None), 5),
+            (purge(None, Some("x")), 9),
+            (Purge::default(), 7),
+            (purge(Some("a"), None), 3),
+        ];
+        let marks = |purges: &Purges| {
+            let mark = |model, key| purges.mark("local", Some(model), Some(key));
+            [mark("a", "x"), mark("a", "y"), mark("b", "y")]
+        };
+        for first in 0..told.len() {
+            let purges = Purges::default();
+            for place in 0..told.len() {
+                let (purge, number) = told[(first + place) % told.len()].clone();
+                purges.learn(purge, number);
+            }
+            assert_eq!(marks(&purges), [9, 7, 7], "from {first}");
+            assert!(told.iter().all(|(purge, number)| !purges.learn(purge.clone(), *number)));
+            assert_eq!(purges.purge(Purge::default(), 4), 10, "numbers rise");
+        }
     }
 
     #[test]
     fn names_are_bounded_and_no_mark_goes_back() {
         let purges = Purges::default();
         for number in 0..2 * NAMES_MAX {
-            purges.purge(purge(Some(&number.to_string()), None));
+            purges.purge(purge(Some(&number.to_string()), None), 0);
             assert!(purges.marks.lock().expect("not poisoned").named.len() <= NAMES_MAX);
             assert!(purges.mark("local", Some("0"), None) >= 1);
         }

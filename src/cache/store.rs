@@ -136,6 +136,24 @@ impl Store {
         shelf.fill(husk, replaced.as_deref(), entry);
     }
 
+    /// Keeps an answer that another replica made, and gives it, where it is fresh and no older than `age_max`.
+    pub fn adopt(
+        &self,
+        key: Key,
+        answer: Answer,
+        age: Duration,
+        now: Duration,
+        age_max: Option<Duration>,
+    ) -> Option<Arc<Entry>> {
+        let ttl = self.plot.load().policy.ttl;
+        if age >= ttl || age_max.is_some_and(|most| age > most) {
+            return None;
+        }
+        let made_at = now.saturating_sub(age);
+        self.keep_made_at(key, answer.clone(), made_at, now);
+        Some(Arc::new(Entry::new(answer, made_at, ttl)))
+    }
+
     /// The answers that were made after that and are fresh, the oldest first.
     pub fn made_after(&self, made_at: Duration, now: Duration) -> Vec<(Key, Arc<Entry>)> {
         let shelf = self.shelf();

@@ -163,6 +163,21 @@ families! {
     /// Bytes that the cache holds, all overhead counted.
     cache_bytes: Gauge = "cache_bytes" [],
         "how full it is, beside `cache.bytes`";
+    /// Answers that another replica had made, found in Valkey; each counts as a hit or as shared too.
+    cache_replica_found: IntCounter = "cache_replica_found_total" [],
+        "what sharing the cache saves";
+    /// Answers written to Valkey.
+    cache_replica_stored: IntCounter = "cache_replica_stored_total" [],
+        "with the found: whether replicas get what others made";
+    /// Answers that were to be written to Valkey and are not: it is slow, full or away.
+    cache_replica_dropped: IntCounter = "cache_replica_dropped_total" [],
+        "a Valkey that does not keep up, or is full";
+    /// What was found in Valkey and is no answer.
+    cache_replica_rejected: IntCounter = "cache_replica_rejected_total" [],
+        "somebody else who writes there";
+    /// Blocks of prompts that other replicas told which server holds them.
+    prompt_blocks_learned: IntCounter = "prompt_blocks_learned_total" [],
+        "whether replicas know of each other's conversations";
     /// Requests refused, by the limit that refused.
     limit_refusals: Family<IntCounter> = "limit_refusals_total" [LIMIT],
         "which limit is too tight, or does its work";

@@ -18,6 +18,7 @@ use super::context::{Context, InFlight, Job, Keep};
 use super::cost;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
+use super::replicas::{self, Elsewhere};
 
 /// A larger answer is rendered beside the threads that serve (64 KiB take about a millisecond).
 const RENDERED_AT_ONCE_BYTES_MAX: usize = 64 << 10;
@@ -90,7 +91,10 @@ async fn seek(
         let look_up = || gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max);
         let boarding = match look_up() {
             Some(entry) => Boarding::Fresh(entry),
-            None if control.only_if_cached => return Err(Refusal::NotCached),
+            None if control.only_if_cached => {
+                let kept = replicas::kept(gateway, &keep.key, control.age_max).await;
+                Boarding::Fresh(kept.ok_or(Refusal::NotCached)?)
+            }
             None => {
                 // Keys that may use other fallbacks would get each other's answers and failures.
                 let others = job.fallbacks.iter().filter_map(|fallback| fallback.name.as_deref());
@@ -105,23 +109,45 @@ async fn seek(
                 }
             }
             Boarding::Busy(follower) => {
-                ctx.guards.follows = Some(InFlight::new(&gateway.metrics.flight_followers));
-                ctx.asked.cache = CacheOutcome::Shared;
-                ctx.asked.cache_detail = "fwd=uri-miss; collapsed";
-                let age_max = control.age_max;
-                return Ok(Verdict::Follow(Box::new(Aboard { follower, keep, job, age_max })));
+                return Ok(join(gateway, ctx, follower, keep, job, control.age_max));
             }
-            Boarding::Lead(leader) => {
-                ctx.flight = Some(Arc::clone(leader.flight()));
-                ctx.leads = Some(leader);
-                miss(ctx, "fwd=uri-miss");
-                return Ok(Verdict::Forward(job.kept(keep)));
-            }
+            Boarding::Lead(leader) => match replicas::ask(gateway, leader, &keep, control.age_max).await {
+                Elsewhere::Kept(entry) => {
+                    if let Some(hit) = hit(gateway, entry, keep).await {
+                        ctx.asked.cache = CacheOutcome::Hit;
+                        return Ok(Verdict::Hit(hit));
+                    }
+                }
+                Elsewhere::Made(follower) => {
+                    return Ok(join(gateway, ctx, follower, keep, job, control.age_max));
+                }
+                Elsewhere::Here(leader) => {
+                    ctx.flight = Some(Arc::clone(leader.flight()));
+                    ctx.leads = Some(leader);
+                    miss(ctx, "fwd=uri-miss");
+                    return Ok(Verdict::Forward(job.kept(keep)));
+                }
+            },
         }
     }
     // What is kept for one form alone is in that form, so this is not reached; it costs nothing but a generation.
     miss(ctx, "fwd=uri-miss");
     Ok(Verdict::Forward(job))
+}
+
+/// Joins an answer that is being made.
+fn join(
+    gateway: &Gateway,
+    ctx: &mut Context,
+    follower: Follower<Refusal>,
+    keep: Keep,
+    job: Box<Job>,
+    age_max: Option<Duration>,
+) -> Verdict {
+    ctx.guards.follows = Some(InFlight::new(&gateway.metrics.flight_followers));
+    ctx.asked.cache = CacheOutcome::Shared;
+    ctx.asked.cache_detail = "fwd=uri-miss; collapsed";
+    Verdict::Follow(Box::new(Aboard { follower, keep, job, age_max }))
 }
 
 /// Looks again.

@@ -8,7 +8,8 @@ use pingora::{Error, ErrorType};
 use pingora_proxy::Session;
 use tokio::time::timeout;
 
-use super::gateway::{BodyShare, Gateway};
+use super::bodies::BodyShare;
+use super::gateway::Gateway;
 use super::refusal::Refusal;
 
 /// Reserved at once, whatever length is announced.

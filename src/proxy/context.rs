@@ -15,7 +15,8 @@ use crate::observe::{CacheOutcome, Trace};
 use crate::route::{Fingerprint, Lease, Prompt, Resolved, Server};
 use crate::wire::{BodyKind, Changes, Demand, Endpoint, Protocol, Work};
 
-use super::gateway::{BodyShare, Gateway};
+use super::bodies::BodyShare;
+use super::gateway::Gateway;
 use super::quote::Quote;
 use super::refusal::Refusal;
 use super::roster::Member;

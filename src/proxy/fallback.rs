@@ -18,6 +18,7 @@ use super::ask::{self, Hit};
 use super::context::{Asked, Context, Keep, Missed};
 use super::gateway::Gateway;
 use super::refusal::Refusal;
+use super::replicas;
 use super::timing::Late;
 use super::understood::understand;
 
@@ -103,7 +104,10 @@ fn give_up(ctx: &mut Context, refusal: Refusal) -> Refusal {
 pub(super) async fn kept(gateway: &Gateway, session: &Session, ctx: &mut Context) -> Option<Hit> {
     let control = admit::cache_control(session);
     let keep = ctx.job.as_ref()?.keep.filter(|_| !control.no_cache)?;
-    let entry = gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max)?;
+    let entry = match gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max) {
+        Some(entry) => entry,
+        None => replicas::kept(gateway, &keep.key, control.age_max).await?,
+    };
     let hit = ask::hit(gateway, Arc::clone(&entry), keep).await?;
     if let Some(leader) = &ctx.leads {
         // Its followers expect it in the form that the flight makes, which may be another than its leader asked for.

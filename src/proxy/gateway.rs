@@ -4,19 +4,20 @@
 //! request ends under the gateway that it began under.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use pingora::Error;
 
-use crate::cache::{Answers, Flights, Memo, Purges, Store};
+use crate::cache::{Answers, Depot, Flights, Memo, Purges, Store};
 use crate::config::{AccessLog, KeySettings, LogFormat, ModelSettings, Settings};
 use crate::limit::{Gate, Limit, Shared};
 use crate::observe::{ANYBODY, Hour, Labels, Metrics, Recent, Sink, Traces, Writer};
-use crate::route::{Felled, Fleet, ModelRule, Opening, Server, Sign, Turn, Upstream};
+use crate::route::{Exchange, Felled, Fleet, ModelRule, Opening, Server, Sign, Turn, Upstream};
 use crate::store::Ledger;
 use crate::wire::RequestRules;
 
+use super::bodies::Bodies;
 use super::clock::Clock;
 use super::names::Names;
 use super::refusal::Refusal;
@@ -43,6 +44,10 @@ pub struct Gateway {
     pub memo: Memo,
     // What outlives a file.
     pub store: Arc<Store>,
+    /// The answers that replicas share. `None`: there are no others.
+    pub depot: Option<Arc<Depot>>,
+    /// What they tell each other of prompts.
+    pub exchange: Option<Arc<Exchange>>,
     pub ledger: Arc<Ledger>,
     /// Limits that other replicas share. `None`: they are this process's own.
     pub shared: Option<Arc<Shared>>,
@@ -86,11 +91,13 @@ impl Gateway {
             roster: roster.map(ArcSwap::from_pointee),
             gate: gate(&settings, None, clock.now()),
             ledger: Arc::new(ledger),
-            shared: sharing.map(|sharing| Arc::new(sharing.limits())),
             side: Arc::new(Side::new(roots.clone())),
             trust: Arc::new(trust),
             names: Arc::new(Names::new(settings.hosts.clone())),
             store: Arc::new(Store::new(settings.cache)),
+            depot: sharing.as_ref().map(|sharing| Arc::new(sharing.depot())),
+            exchange: sharing.as_ref().map(|sharing| Arc::new(sharing.exchange())),
+            shared: sharing.map(|sharing| Arc::new(sharing.limits())),
             purges: Arc::default(),
             flights: Arc::default(),
             log: Arc::new(log),
@@ -100,7 +107,7 @@ impl Gateway {
             log_format: settings.log.format,
             clock,
             memo: Memo::default(),
-            bodies: Bodies { bytes: Arc::default(), bytes_max: settings.body.bytes_total_max },
+            bodies: Bodies::new(settings.body.bytes_total_max),
             model_answers: settings.models.iter().map(|model| model.answers).collect(),
             draining: Arc::default(),
             fleet,
@@ -138,12 +145,11 @@ impl Gateway {
             fleet,
             log_format: settings.log.format,
             memo: Memo::default(),
-            bodies: Bodies {
-                bytes: Arc::clone(&self.bodies.bytes),
-                bytes_max: settings.body.bytes_total_max,
-            },
+            bodies: self.bodies.bounded(settings.body.bytes_total_max),
             model_answers: settings.models.iter().map(|model| model.answers).collect(),
             store: Arc::clone(&self.store),
+            depot: self.depot.clone(),
+            exchange: self.exchange.clone(),
             ledger: Arc::clone(&self.ledger),
             shared: self.shared.clone(),
             side: Arc::clone(&self.side),
@@ -328,46 +334,4 @@ fn traces(settings: &Settings, before: Option<&Arc<Traces>>, metrics: &Metrics) 
     let goes_on = before.filter(|traces| traces.collector == *collector);
     let begun = || Arc::new(Traces::new(collector.clone(), metrics));
     Some(goes_on.map_or_else(begun, Arc::clone))
-}
-
-/// The memory of all bodies that are held at once, bounded by `body.total`.
-#[derive(Debug)]
-pub struct Bodies {
-    bytes: Arc<AtomicU64>,
-    bytes_max: u64,
-}
-
-/// A body's share of that memory; returned on drop.
-#[derive(Debug)]
-pub struct BodyShare {
-    bytes: u64,
-    all: Arc<AtomicU64>,
-}
-
-impl Bodies {
-    /// An empty share, to grow as the body arrives.
-    pub fn share(&self) -> BodyShare {
-        BodyShare { bytes: 0, all: Arc::clone(&self.bytes) }
-    }
-
-    /// Whether the share could grow by that many bytes.
-    pub fn grow(&self, share: &mut BodyShare, bytes: u64) -> bool {
-        let within = |all: u64| all.checked_add(bytes).filter(|all| *all <= self.bytes_max);
-        let grown = self.bytes.fetch_update(Ordering::AcqRel, Ordering::Relaxed, within).is_ok();
-        share.bytes += if grown { bytes } else { 0 };
-        grown
-    }
-}
-
-impl BodyShare {
-    /// What has arrived of the body.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
-impl Drop for BodyShare {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Ordering::AcqRel);
-    }
 }

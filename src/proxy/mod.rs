@@ -12,6 +12,7 @@
 mod admit;
 mod arrival;
 mod ask;
+mod bodies;
 mod body;
 mod clock;
 mod context;
@@ -33,6 +34,7 @@ mod passing;
 mod quote;
 mod refusal;
 mod refuser;
+mod replicas;
 pub(crate) mod respond;
 mod roster;
 mod session;

@@ -3,6 +3,7 @@
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use crate::cache::Dealings;
 use crate::limit::{Budget, Goods, Kind, Quota};
 use crate::observe::{ANYBODY, BreakerState, ServerState};
 use crate::route::{Breaker, Row, Server};
@@ -213,6 +214,13 @@ pub(crate) fn metrics(gateway: &Gateway) -> (Vec<u8>, &'static str) {
     if let Some(shared) = &gateway.shared {
         let link = shared.link();
         gateway.metrics.set_shared(link.is_up(), link.breaks(), link.lates());
+    }
+    if let Some(depot) = &gateway.depot {
+        let Dealings { found, stored, dropped, rejected } = depot.dealings();
+        gateway.metrics.set_cache_replicas([found, stored, dropped, rejected]);
+    }
+    if let Some(exchange) = &gateway.exchange {
+        gateway.metrics.set_prompts_learned(exchange.learned());
     }
     let places = gateway.fleet.places().map(|(upstream, server)| ServerState {
         upstream: &upstream.spec.name,

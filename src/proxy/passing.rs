@@ -74,7 +74,7 @@ fn finish(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, ended:
 }
 
 /// Keeps a whole answer, before its last byte goes out: the very next request finds it.
-fn keep(gateway: &Gateway, ctx: &Context, ended: End) {
+fn keep(gateway: &Gateway, ctx: &mut Context, ended: End) {
     let End::Keep(kept) = ended else { return };
     let unchanged = |job: &Job| {
         job.keep.is_some_and(|keep| {
@@ -82,6 +82,11 @@ fn keep(gateway: &Gateway, ctx: &Context, ended: End) {
         })
     };
     if ctx.job.as_deref().is_some_and(unchanged) {
-        gateway.store.keep(kept.key, kept.answer, gateway.clock.now());
+        let now = gateway.clock.now();
+        if let Some(depot) = &gateway.depot {
+            let lease = ctx.leads.as_mut().and_then(|leader| leader.hand_over(&kept.key));
+            depot.put(kept.key, kept.answer.clone(), now, gateway.settings.cache.ttl, lease);
+        }
+        gateway.store.keep(kept.key, kept.answer, now);
     }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::cache::Depot;
 use crate::config;
 use crate::limit::Shared;
+use crate::route::Exchange;
 use crate::store::{Ledger, Link, PATIENCE, PATIENCE_REQUIRED};
 
 use super::gateway::Gateway;
@@ -46,6 +48,16 @@ impl Sharing {
 
     fn ledger(&self) -> Ledger {
         Ledger::shared(Arc::clone(&self.link), &self.prefix, &self.replica)
+    }
+
+    /// What replicas know of prompts.
+    pub(super) fn exchange(&self) -> Exchange {
+        Exchange::new(Arc::clone(&self.link), &self.prefix, self.replica.clone())
+    }
+
+    /// The answers that are kept for all.
+    pub(super) fn depot(&self) -> Depot {
+        Depot::new(Arc::clone(&self.link), &self.prefix, self.replica.clone())
     }
 
     pub(super) fn limits(self) -> Shared {

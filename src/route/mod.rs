@@ -20,9 +20,11 @@ mod entry;
 mod upstream;
 mod prompts;
 mod fleet;
+mod exchange;
 
 pub use addresses::ADDRESSES_MAX;
 pub use entry::{Entry, Errand, Lease, Prompt, Turned, Wait};
+pub use exchange::{Exchange, Read};
 pub use felled::{Felled, Fingerprint, Harm};
 pub use fleet::{Fleet, Resolved};
 pub use health::{Breaker, Opening, Sign, Turn};

@@ -11,6 +11,9 @@ const BLOCK_BYTES: usize = 64;
 
 const BLOCKS_MAX: usize = BYTES_MAX / BLOCK_BYTES;
 
+/// Blocks that wait to be told to other replicas; what is beyond they find out by themselves.
+const NEWS_MAX: usize = 4096;
+
 /// Servers of one upstream that are told apart.
 const SERVERS_MAX: usize = 64;
 
@@ -22,6 +25,21 @@ pub(super) struct Prefixes {
     order: VecDeque<u64>,
     /// Blocks that each server holds.
     held: Vec<usize>,
+    /// What other replicas are to be told. `None`: there are none.
+    news: Option<News>,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    sent: VecDeque<Sent>,
+    blocks: usize,
+}
+
+/// Blocks of prompts that were sent to a server.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) server: usize,
+    pub(super) blocks: Vec<u64>,
 }
 
 /// The servers that hold a block, a bit each.
@@ -47,7 +65,35 @@ impl Prefixes {
 
     /// Takes in that a prompt was sent to a server.
     pub(super) fn learn(&mut self, prompt: &[u64], server: usize) {
-        for hash in prompt {
+        if let Some(news) = &mut self.news {
+            let is_new = |hash: &&u64| self.blocks.get(*hash).is_none_or(|it| it.servers & bit(server) == 0);
+            let blocks: Vec<_> = prompt.iter().filter(is_new).copied().collect();
+            if !blocks.is_empty() && news.blocks + blocks.len() <= NEWS_MAX {
+                news.blocks += blocks.len();
+                news.sent.push_back(Sent { server, blocks });
+            }
+        }
+        self.be_told(prompt, server);
+    }
+
+    /// What other replicas are to be told, at most so many blocks: of what was learnt since this was first asked.
+    pub(super) fn news(&mut self, blocks_max: usize) -> Vec<Sent> {
+        let news = self.news.get_or_insert_default();
+        let (mut told, mut left) = (Vec::new(), blocks_max);
+        while let Some(sent) = news.sent.front_mut().filter(|_| left > 0) {
+            let blocks: Vec<_> = sent.blocks.drain(..left.min(sent.blocks.len())).collect();
+            (left, news.blocks) = (left - blocks.len(), news.blocks - blocks.len());
+            told.push(Sent { server: sent.server, blocks });
+            if sent.blocks.is_empty() {
+                news.sent.pop_front();
+            }
+        }
+        told
+    }
+
+    /// Takes in what another replica sent to a server.
+    pub(super) fn be_told(&mut self, blocks: &[u64], server: usize) {
+        for hash in blocks {
             let known = self.blocks.contains_key(hash);
             let block = self.blocks.entry(*hash).or_default();
             let news = block.servers & bit(server) == 0;
@@ -94,6 +140,7 @@ impl Prefixes {
             return self;
         }
         self.held = Vec::new();
+        self.news = self.news.map(|_| News::default());
         let blocks = std::mem::take(&mut self.blocks);
         for (hash, Holders { servers, used }) in blocks {
             let there = places.iter().enumerate().filter(|(old, _)| servers & bit(*old) != 0);
@@ -162,6 +209,27 @@ mod tests {
         assert_eq!(prefixes.held_of(&[1, 2], 1), 2, "another server's are its own");
         prefixes.forget(1);
         assert_eq!((prefixes.held_of(&[1, 2], 1), prefixes.held(1)), (0, 0));
+    }
+
+    #[test]
+    fn what_is_new_is_told_once_and_in_parts() {
+        let sent = |server, blocks: &[u64]| Sent { server, blocks: blocks.to_vec() };
+        let mut prefixes = Prefixes::default();
+        prefixes.learn(&[1, 2], 0);
+        assert_eq!(prefixes.news(9), [], "nobody had asked");
+        prefixes.learn(&[1, 2, 3, 4], 0);
+        prefixes.learn(&[1, 2], 1);
+        prefixes.be_told(&[8, 9], 0);
+        prefixes.learn(&[8, 9], 0);
+        assert_eq!(prefixes.news(3), [sent(0, &[3, 4]), sent(1, &[1])]);
+        assert_eq!((prefixes.news(3), prefixes.news(3)), (vec![sent(1, &[2])], vec![]));
+        for prompt in 10..2 * NEWS_MAX as u64 {
+            prefixes.learn(&[prompt], 0);
+        }
+        assert_eq!(prefixes.news(usize::MAX).len(), NEWS_MAX);
+        let mut other = Prefixes::default();
+        other.be_told(&[1, 2, 3, 4], 0);
+        assert_eq!((other.held_of(&[1, 2, 3, 4, 5], 0), other.held(0)), (4, 4));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use pingora::services::background::BackgroundService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::proxy::{Current, Gateway};
 
@@ -25,6 +25,9 @@ use super::supervisor;
 
 /// The last lines of the access log may take this long.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// The last answers that replicas share may take this long.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// How often the last requests are counted.
 const COUNT_EVERY: Duration = Duration::from_millis(20);
@@ -184,6 +187,11 @@ impl BackgroundService for Drain {
         let shared = self.current.load().shared.clone();
         if let Some(shared) = shared {
             shared.tell_all().await;
+        }
+        let depot = self.current.load().depot.clone();
+        if let Some(depot) = depot {
+            // What others wait for.
+            let _ = timeout(WRITE_TIME_MAX, depot.is_written()).await;
         }
         self.leave(code)
     }

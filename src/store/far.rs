@@ -133,8 +133,9 @@ impl Far {
         loop {
             let arguments = self.arguments(first);
             let (link, script, mark) = (&self.link, &self.script, &self.mark);
-            let answer: Vec<String> =
-                wait(link.run_at_leisure(script, std::slice::from_ref(mark), &arguments))?;
+            let answer: Vec<String> = wait(async {
+                link.run_at_leisure(script, std::slice::from_ref(mark), &arguments).await.ok()
+            })?;
             let news = read(&answer).ok_or("Valkey answers what the script does not say")?;
             for (account, counts) in self.pending.take().into_iter().flatten() {
                 *self.told.entry(account).or_default() += counts;

@@ -27,6 +27,8 @@ mod memo;
 mod memory;
 mod flight;
 mod form;
+mod replicas;
+mod replicas_apart;
 mod turned;
 mod isolation;
 mod stream;

@@ -43,7 +43,7 @@ async fn by_tls_as_a_user_of_its_acl() {
         .tls(&["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &root])
         .arguments(&["--tls-auth-clients", "no"])
         .arguments(&["--user", "default", "off", "--user", "gw", "on", ">p@ss"])
-        .arguments(&["~{ai-gateway}*", "+@all", "-@admin"])
+        .arguments(&["~{ai-gateway*", "+@all", "-@admin"])
         .start()
         .await;
     let address = valkey.address();

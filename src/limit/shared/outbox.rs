@@ -115,8 +115,8 @@ impl Outbox {
     pub(super) async fn deliver(&self, at: Option<Duration>) -> bool {
         loop {
             let Some((keys, arguments)) = self.batch(at) else { return true };
-            let told: Option<i64> = self.link.run_at_leisure(&self.script, &keys, &arguments).await;
-            if told.is_none() {
+            let told: Result<i64, _> = self.link.run_at_leisure(&self.script, &keys, &arguments).await;
+            if told.is_err() {
                 return false;
             }
             self.state().batch.clear();

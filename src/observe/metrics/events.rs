@@ -102,6 +102,19 @@ impl Metrics {
         catch_up(&self.shared_breaks, breaks);
     }
 
+    /// What was dealt of answers with other replicas: found, stored, dropped, rejected.
+    pub fn set_cache_replicas(&self, [found, stored, dropped, rejected]: [u64; 4]) {
+        catch_up(&self.cache_replica_found, found);
+        catch_up(&self.cache_replica_stored, stored);
+        catch_up(&self.cache_replica_dropped, dropped);
+        catch_up(&self.cache_replica_rejected, rejected);
+    }
+
+    /// Blocks of prompts that other replicas told of.
+    pub fn set_prompts_learned(&self, blocks: u64) {
+        catch_up(&self.prompt_blocks_learned, blocks);
+    }
+
     /// How the servers are now. What was measured of one that is there no more goes, since it would be taken for now;
     /// what was counted stays.
     pub fn set_servers(&self, servers: &[ServerState<'_>]) {

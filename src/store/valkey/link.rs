@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, ToRedisArgs};
 use tokio::time::{sleep, timeout};
 
 use super::dial::{Dial, Wire};
@@ -121,6 +121,11 @@ impl Link {
         self.line.load().is_some()
     }
 
+    /// Whether an answer was late since one was in time.
+    pub fn is_in_doubt(&self) -> bool {
+        self.line.load().as_ref().is_some_and(|line| line.late_since.load(Ordering::Relaxed) != NEVER)
+    }
+
     /// How often the circuit has opened.
     pub fn breaks(&self) -> u64 {
         self.breaks.load(Ordering::Relaxed)
@@ -144,7 +149,7 @@ impl Link {
         &self,
         script: &Script,
         keys: &[String],
-        arguments: &[String],
+        arguments: &[impl ToRedisArgs + Sync],
     ) -> Result<T, Unanswered<T>> {
         self.run_within(self.patience, script, keys, arguments).await
     }
@@ -154,9 +159,9 @@ impl Link {
         &self,
         script: &Script,
         keys: &[String],
-        arguments: &[String],
-    ) -> Option<T> {
-        self.run_within(AT_LEISURE, script, keys, arguments).await.ok()
+        arguments: &[impl ToRedisArgs + Sync],
+    ) -> Result<T, Unanswered<T>> {
+        self.run_within(AT_LEISURE, script, keys, arguments).await
     }
 
     async fn run_within<T: FromRedisValue + Send + 'static>(
@@ -164,7 +169,7 @@ impl Link {
         patience: Duration,
         script: &Script,
         keys: &[String],
-        arguments: &[String],
+        arguments: &[impl ToRedisArgs + Sync],
     ) -> Result<T, Unanswered<T>> {
         let mut command = redis::cmd("EVALSHA");
         command.arg(&script.0.hash).arg(keys.len()).arg(keys).arg(arguments);

@@ -12,6 +12,7 @@ pub(crate) mod wire;
 pub(crate) mod gateway;
 pub(crate) mod client;
 pub(crate) mod tls;
+pub(crate) mod replicas;
 pub(crate) mod h2;
 pub(crate) mod collector;
 pub(crate) mod scrape;

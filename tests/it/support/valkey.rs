@@ -83,7 +83,11 @@ impl Valkey {
             // where that is not allowed.
             let mut server = Command::new("nice");
             server.args(["-n", "-10", name]);
-            server.args(&self.plan.file).args(["--bind", &ip]).args(ports).arg(&port);
+            server
+                .args(&self.plan.file)
+                .args(["--bind", &ip, "--bind-source-addr", &ip])
+                .args(ports)
+                .arg(&port);
             if self.plan.file.is_none() {
                 server.args(["--save", "", "--dir", "/tmp"]);
             }
