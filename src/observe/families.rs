@@ -122,12 +122,14 @@ impl<S: Series> Made for S {
     }
 }
 
+type Table<S> = HashTable<(Box<str>, S)>;
+
 /// All series of a name, by their labels.
 #[derive(Debug, Clone)]
 pub(super) struct Family<S> {
     row: &'static Row,
     desc: Desc,
-    series: Arc<RwLock<HashTable<(Box<str>, S)>>>,
+    series: Arc<RwLock<Table<S>>>,
     hasher: RandomState,
 }
 
@@ -158,7 +160,7 @@ impl<S: Series> Family<S> {
         self.in_its_place(&mut all, hash, labels)
     }
 
-    fn in_its_place(&self, all: &mut HashTable<(Box<str>, S)>, hash: u64, labels: &[&str]) -> S {
+    fn in_its_place(&self, all: &mut Table<S>, hash: u64, labels: &[&str]) -> S {
         let made = || {
             let names = self.row.labels.iter().map(|label| label.name.to_owned());
             let labels = names.zip(labels.iter().map(|label| (*label).to_owned())).collect();
@@ -189,11 +191,11 @@ impl<S: Series> Family<S> {
         self.read().iter().for_each(|(key, series)| look(&split(key), series));
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashTable<(Box<str>, S)>> {
+    fn read(&self) -> RwLockReadGuard<'_, Table<S>> {
         self.series.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashTable<(Box<str>, S)>> {
+    fn write(&self) -> RwLockWriteGuard<'_, Table<S>> {
         self.series.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

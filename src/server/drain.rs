@@ -186,7 +186,7 @@ impl BackgroundService for Drain {
         };
         let shared = self.current.load().shared.clone();
         if let Some(shared) = shared {
-            shared.tell_all().await;
+            let _ = timeout(WRITE_TIME_MAX, shared.tell_all()).await;
         }
         let depot = self.current.load().depot.clone();
         if let Some(depot) = depot {
