@@ -177,6 +177,15 @@ impl Depot {
         }
     }
 
+    /// Whether an answer is being made, whatever is kept; also where that is not known in time.
+    pub async fn is_being_made(&self, key: &Key) -> bool {
+        let anew = [String::new(), ANEW.to_owned()];
+        match self.link.run::<Said>(&self.claim, &self.keys(key), &anew).await {
+            Ok((verdict, ..)) => verdict == THEIRS,
+            Err(unanswered) => matches!(unanswered, Unanswered::Late(_)) && self.link.is_up(),
+        }
+    }
+
     /// Keeps a whole answer there, soon: `ttl` from `now` on. Who has a lease of its key gives it back with that.
     pub fn put(&self, key: Key, answer: Answer, now: Duration, ttl: Duration, lease: Option<Lease>) {
         if self.is_open() {
@@ -231,12 +240,15 @@ impl Depot {
     }
 }
 
+/// What is kept is not wanted.
+const ANEW: &str = "anew";
+
 const KEPT: i64 = 1;
 const OURS: i64 = 2;
 const THEIRS: i64 = 3;
 
 fn arguments(lease: &Lease, anew: bool) -> [String; 2] {
-    [lease.token().to_owned(), if anew { "anew" } else { "" }.to_owned()]
+    [lease.token().to_owned(), if anew { ANEW } else { "" }.to_owned()]
 }
 
 /// Both are of one slot of a Cluster, and those of other answers of others.

@@ -72,7 +72,7 @@ impl Grant {
     /// A full quota of the key with a model.
     fn with_model(&self, place: usize, allowance: Allowance) -> Quota {
         let pattern = self.patterns.get(place).map_or("", String::as_str);
-        Quota::new(format!("key_model:{}:{pattern}", self.key), allowance)
+        Quota::new(format!("key_model:{}:{}:{pattern}", self.key.len(), self.key), allowance)
     }
 }
 
@@ -140,7 +140,10 @@ impl Account {
         if users.quotas.len() == USERS_MAX {
             return Some(Arc::clone(&self.crowd));
         }
-        let quota = Arc::new(Quota::new(format!("user:{}:{user}", self.grant.key), self.grant.user));
+        let quota = Arc::new(Quota::new(
+            format!("user:{}:{}:{user}", self.grant.key.len(), self.grant.key),
+            self.grant.user,
+        ));
         users.quotas.insert(user.to_owned(), Arc::clone(&quota));
         Some(quota)
     }

@@ -329,6 +329,11 @@ impl Shared {
             Err(Unanswered::Late(late)) => return Err(Missed::late(late, keys, shapes)),
             Err(Unanswered::Away | Unanswered::No) => return Err(Missed::not_asked()),
         };
+        if let [then] = answer[..] {
+            // Too late, or its clock is not where it was seen last: the next question goes by where it is now.
+            self.ahead.store(then.saturating_sub(micros(now)), Ordering::Relaxed);
+            return Err(Missed::not_asked());
+        }
         let (then, verdict, parts) = wire::read(&answer, &keys, &shapes).ok_or_else(Missed::not_asked)?;
         if own_time {
             self.ahead.store(micros(then) - micros(now), Ordering::Relaxed);

@@ -134,6 +134,10 @@ impl Watch {
                     if entry.is_some() {
                         return entry;
                     }
+                    // It is in the way of seeing whether another is made.
+                    if !self.depot.is_being_made(&self.keep.key).await {
+                        return None;
+                    }
                 }
                 Look::Held | Look::Late => {}
                 Look::Gone => return None,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::store::{Link, Script};
 
@@ -88,10 +88,17 @@ impl Outbox {
 
     pub(super) async fn keep(&self) {
         let mut renewed = false;
+        // Three times within the time that a place is let for, whatever else there is to tell.
+        let every = self.lent / 3;
+        let mut renewed_at = Instant::now();
         loop {
-            // Three times within the time that a place is let for.
-            let news = timeout(self.lent / 3, self.news.notified()).await;
-            renewed = self.renew(news.is_err(), renewed);
+            let _ = timeout(every.saturating_sub(renewed_at.elapsed()), self.news.notified()).await;
+            let due = renewed_at.elapsed() >= every;
+            if due || !renewed {
+                renewed_at = Instant::now();
+                self.renew();
+                renewed = true;
+            }
             while !self.deliver(None).await {
                 renewed = false;
                 sleep(PAUSE).await;
@@ -100,15 +107,12 @@ impl Outbox {
     }
 
     /// Says which places are held; also as soon as there is an answer again.
-    fn renew(&self, due: bool, renewed: bool) -> bool {
-        if due || !renewed {
-            let mut state = self.state();
-            let State { posts, held, .. } = &mut *state;
-            let kept =
-                held.iter().flat_map(|(place, sets)| sets.iter().map(move |set| Post::of(set, "k", [place])));
-            posts.extend(kept);
-        }
-        true
+    fn renew(&self) {
+        let mut state = self.state();
+        let State { posts, held, .. } = &mut *state;
+        let kept =
+            held.iter().flat_map(|(place, sets)| sets.iter().map(move |set| Post::of(set, "k", [place])));
+        posts.extend(kept);
     }
 
     /// Tells all that is to be told, by the time `at` or Valkey's own; whether it was answered.

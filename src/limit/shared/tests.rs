@@ -163,3 +163,46 @@ async fn what_is_told_twice_counts_once() {
         one.reserve_at(&subjects, 1, at, Some(at)).await.expect("an answer").expect_err("all is used");
     assert_eq!(refused.wait, Some(Duration::from_micros(86_400_000)), "one token's time, and no more");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_has_jumped_costs_one_question() {
+    let server = Server::start();
+    let [one, _] = replicas(&server).await;
+    let [_, far] = subjects("key", &mut fastrand::Rng::with_seed(20_261_129));
+    let now = Duration::from_secs(1000);
+    // As if Valkey's clock had stood at the beginning of time when it was seen last.
+    one.ahead.store(-super::micros(now), Ordering::Relaxed);
+    assert!(one.admit_at(&far, Permit::default(), true, now, None).await.is_err(), "it comes too late");
+    let ruled = one.admit_at(&far, Permit::default(), true, now, None).await;
+    assert!(ruled.expect("there is an answer").is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn places_are_held_however_much_there_is_to_tell() {
+    let server = Server::start();
+    let [one, two] = replicas(&server).await;
+    let lent = Duration::from_millis(600);
+    let link = Arc::clone(&one.link);
+    let outbox = Outbox::new(Arc::clone(&link), "{test}:replica:short".to_owned(), lent);
+    let short = Arc::new(Shared { lent, outbox, ..Shared::new(link, "test", "short".to_owned(), false) });
+    let keeps = Arc::clone(&short);
+    tokio::spawn(async move { keeps.outbox.keep().await });
+    let own = Allowance { concurrent: Some(3), ..Allowance::default() };
+    let account = Account::new(Grant { key: "key".to_owned(), own, ..Grant::default() });
+    let mut far = Subjects::default();
+    far.add(Scope::Key, Arc::clone(account.own()));
+    let now = Duration::from_secs(1000);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let ruled = short.admit_at(&far, Permit::default(), true, now, None).await;
+        held.push(ruled.expect("there is an answer").expect("there is room"));
+    }
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < 3 * lent {
+        // A request that is refused rings too.
+        let ruled = short.admit_at(&far, Permit::default(), true, now, None).await;
+        assert!(ruled.expect("there is an answer").is_err(), "after {:?}", begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop((held, two));
+}
