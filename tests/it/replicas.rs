@@ -148,6 +148,27 @@ async fn when_its_maker_gives_up_one_of_those_who_wait_makes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_old_answer_does_not_hide_that_nobody_makes_the_new_one() {
+    let llama = llama::scripted().streams(["Hel", "lo", "!"]).start().await;
+    let valkey = valkey::start().await;
+    let [one, other] = replicas::<2>(&llama, &valkey, PATIENT, "").await;
+    one.send(chat_stream("hi")).await;
+    stored(&one, 1.0).await;
+    let age = async || one.send(chat_stream("hi")).await.header("age").map(str::to_owned);
+    eventually!(age().await.is_some_and(|age| age != "0" && age != "1"));
+    llama.becomes(llama::scripted().streams(["Hel", "lo", "!"]).holds());
+    let newer = || chat_stream("hi").header("cache-control", "max-age=1");
+    let leader = one.caller().await.ask(newer()).await;
+    eventually!(llama.requests() == 2);
+    let follower = other.caller().await.ask(newer()).await;
+    followers(&other, 1.0).await;
+    leader.leaves();
+    eventually!(llama.requests() == 3);
+    llama.release_all();
+    assert_eq!(follower.answering("POST").await.finish().await.0.cache(), "miss");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_kept_is_waited_for_once() {
     let llama = llama::scripted().streams(["Hel", "lo", "!"]).holds().start().await;
     let valkey = valkey::start().await;
@@ -185,7 +206,8 @@ async fn a_popular_answer_that_expires_is_made_once() {
     let [one, two, three, four] = &all;
     let asked = tokio::join!(calls(one), calls(two), calls(three), calls(four), calls(one), calls(two));
     let (made, lasted) = (llama.requests(), began.elapsed().as_secs() as usize);
-    assert!(made >= 4 && made <= lasted + 1, "{made} generations in {lasted} s for calls of {asked:?}");
+    // Each by itself, four replicas would make four each time.
+    assert!(made >= 4 && made <= 2 * lasted, "{made} generations in {lasted} s for calls of {asked:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
