@@ -197,7 +197,7 @@ async fn places_are_held_however_much_there_is_to_tell() {
         let ruled = short.admit_at(&far, Permit::default(), true, now, None).await;
         held.push(ruled.expect("there is an answer").expect("there is room"));
     }
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     while begun.elapsed() < 3 * lent {
         // A request that is refused rings too.
         let ruled = short.admit_at(&far, Permit::default(), true, now, None).await;
