@@ -17,7 +17,7 @@ fn left(gateway: &Gateway) -> u64 {
 #[test]
 fn the_prompt_that_is_reserved_is_the_one_that_the_server_reads() {
     let llama = Llama::start(Model::Smol);
-    let gateway = Gateway::under(&llama, "limits: {gateway: {tokens: 1M/day}}\n");
+    let gateway = Gateway::under(&llama, "limits: {gateway: {tokens: 20000/day}}\n");
     for (path, body) in protocols() {
         let bound = json!({"max_tokens": 8, "n_predict": 8, "max_output_tokens": 8});
         let body: Value = serde_json::from_str(&with(body, bound)).expect("an object");
@@ -41,7 +41,7 @@ fn the_prompt_that_is_reserved_is_the_one_that_the_server_reads() {
 #[test]
 fn n_choices_are_all_reserved_and_all_charged() {
     let llama = Llama::with_slots(Model::Tiny, 2);
-    let gateway = Gateway::under(&llama, "limits: {gateway: {tokens: 1M/day}}\n");
+    let gateway = Gateway::under(&llama, "limits: {gateway: {tokens: 20000/day}}\n");
     for stream in [false, true] {
         let body = with(
             chat("hi"),
