@@ -155,7 +155,14 @@ impl Testament {
         tell: &mut impl FnMut(Item, Bytes) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
         if gateway.ledger.is_kept() {
-            return gateway.ledger.flush(gateway.clock.wall()).map_err(std::io::Error::other);
+            return match gateway.ledger.flush(gateway.clock.wall()) {
+                // This process goes on telling it, as long as its streams last.
+                Err(why) if gateway.shared.is_some() => {
+                    log::warn!("what keys used of late is not told yet: {why}");
+                    Ok(())
+                }
+                flushed => flushed.map_err(std::io::Error::other),
+            };
         }
         for row in gateway.ledger.report(&Filter::default()).map_err(std::io::Error::other)? {
             let of = (row.day, row.key.clone(), row.user.clone(), row.model.clone());

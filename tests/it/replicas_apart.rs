@@ -189,6 +189,19 @@ async fn an_upgrade_takes_nothing_from_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_needs_no_valkey() {
+    let (llama, valkey) = (llama::scripted().start().await, valkey::start().await);
+    let upgradable = "server: {pid_file: gateway.pid}";
+    let [one] = replicas::<1>(&llama, &valkey, "required: false", upgradable).await;
+    assert_eq!(one.send(chat("before")).await.status, 200);
+    valkey.kill();
+    eventually!(one.stderr().contains("is away"));
+    assert_eq!(one.send(chat("meanwhile")).await.status, 200);
+    one.upgraded().await;
+    assert_eq!(one.send(chat("after")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn in_a_cluster_of_three() {
     let llama = llama::scripted().streams(["Hel", "lo", "!"]).holds().start().await;
     let folder = Folder::new("cluster-of-replicas");
