@@ -1,7 +1,6 @@
 //! The ways to Valkey: by TLS and as a user of its ACL, through a network that parts, in a Cluster of three, and to
 //! whichever server the Sentinels name.
 
-use std::process::Command;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -80,25 +79,8 @@ async fn a_network_that_parts_holds_nobody_up_and_heals() {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_cluster_of_three() {
     let (llama, folder) = (llama::scripted().start().await, Folder::new("valkey-cluster"));
-    let mut nodes = Vec::new();
-    for number in 0..3 {
-        let own = folder.path().join(number.to_string());
-        std::fs::create_dir_all(&own).expect("the folder is ours");
-        let own = own.display().to_string();
-        let plan = valkey::plan();
-        // Else the others would take it for 127.0.0.1.
-        let ip = plan.address().ip().to_string();
-        let plan = plan.arguments(&["--cluster-enabled", "yes", "--cluster-announce-ip", &ip, "--dir", &own]);
-        let node = plan.start().await;
-        nodes.push(node);
-    }
-    let addresses: Vec<String> = nodes.iter().map(|node| node.address().to_string()).collect();
-    let made = ["valkey-cli", "redis-cli"].iter().find_map(|name| {
-        let mut cli = Command::new(name);
-        cli.args(["--cluster", "create"]).args(&addresses).arg("--cluster-yes").output().ok()
-    });
-    assert!(made.as_ref().is_some_and(|made| made.status.success()), "{made:?}");
-    eventually!(nodes.iter().all(|node| node.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok")));
+    let nodes = valkey::cluster(folder.path()).await;
+    let addresses: Vec<_> = nodes.iter().map(|node| node.address().to_string()).collect();
     let shared = format!("valkey: \"redis-cluster://{}\"", addresses.join(","));
     let (one, other) = (behind(&llama, &shared).await, behind(&llama, &shared).await);
     eventually!(is_up(&one).await && is_up(&other).await, "{}", one.stderr());

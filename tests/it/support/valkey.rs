@@ -1,6 +1,7 @@
 //! A real Valkey or Redis of a play's own, on an address of its own: it can be killed, started again, paused and filled.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
@@ -33,6 +34,28 @@ pub(crate) async fn start() -> Valkey {
 /// The same, with further arguments.
 pub(crate) async fn with(arguments: &[&str]) -> Valkey {
     plan().arguments(arguments).start().await
+}
+
+/// A Cluster of three, which keep their files in `folder`.
+pub(crate) async fn cluster(folder: &Path) -> Vec<Valkey> {
+    let mut nodes = Vec::new();
+    for number in 0..3 {
+        let own = folder.join(number.to_string());
+        std::fs::create_dir_all(&own).expect("the folder is ours");
+        let plan = plan();
+        // Else the others would take it for 127.0.0.1.
+        let (ip, own) = (plan.address().ip().to_string(), own.display().to_string());
+        let plan = plan.arguments(&["--cluster-enabled", "yes", "--cluster-announce-ip", &ip, "--dir", &own]);
+        nodes.push(plan.start().await);
+    }
+    let made = ["valkey-cli", "redis-cli"].iter().find_map(|name| {
+        let mut cli = Command::new(name);
+        cli.args(["--cluster", "create"]).args(nodes.iter().map(|node| node.address().to_string()));
+        cli.arg("--cluster-yes").output().ok()
+    });
+    assert!(made.as_ref().is_some_and(|made| made.status.success()), "{made:?}");
+    eventually!(nodes.iter().all(|node| node.ask(&["CLUSTER", "INFO"]).contains("cluster_state:ok")));
+    nodes
 }
 
 impl Plan {
