@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use http::StatusCode;
 use tokio::sync::{OnceCell, watch};
 
@@ -21,7 +22,7 @@ use super::key::Key;
 /// A larger answer is not shared further.
 const FLIGHT_BYTES_MAX: usize = 64 << 20;
 
-type Map<E> = Arc<Mutex<HashMap<Key, Arc<Flight<E>>>>>;
+type Map<E> = Arc<Mutex<HashMap<Key, Arc<Flight<E>>, RandomState>>>;
 
 /// All answers that are being made. `E` is why one cannot be.
 pub struct Flights<E>(Map<E>);
@@ -153,6 +154,14 @@ impl<E> Flight<E> {
         state.followers > 0
     }
 
+    /// Says that the state has changed, where anybody listens: to wake nobody takes as long as to wake many. Whoever
+    /// comes to listen looks at the state afterwards, under its lock, so nothing is missed.
+    fn ring(&self) {
+        if self.bell.receiver_count() > 0 {
+            self.bell.send_replace(());
+        }
+    }
+
     /// Waits until the last follower has left.
     pub async fn abandoned(&self) {
         let mut bell = self.bell.subscribe();
@@ -164,7 +173,7 @@ impl<E> Flight<E> {
     }
 
     /// Takes it from the map, so that nobody joins any more. It may have a successor there already.
-    fn close(&self, map: &mut HashMap<Key, Arc<Self>>) {
+    fn close(&self, map: &mut HashMap<Key, Arc<Self>, RandomState>) {
         if map.get(&self.key).is_some_and(|flight| std::ptr::eq(flight.as_ref(), self)) {
             map.remove(&self.key);
         }
@@ -178,7 +187,7 @@ impl<E> Flight<E> {
             self.close(&mut map);
         }
         drop((state, map));
-        self.bell.send_replace(());
+        self.ring();
     }
 }
 
@@ -218,7 +227,7 @@ impl<E: Clone> Leader<E> {
 
     pub fn head(&self, head: Head) {
         self.flight.state().head = Some(head);
-        self.flight.bell.send_replace(());
+        self.flight.ring();
     }
 
     pub fn push(&self, chunk: &Bytes) {
@@ -234,7 +243,7 @@ impl<E: Clone> Leader<E> {
         if too_large {
             self.flight.land(Landing::Lost);
         }
-        self.flight.bell.send_replace(());
+        self.flight.ring();
     }
 
     /// The answer has ended. Keep it before, if it is to be kept.
@@ -328,7 +337,7 @@ impl<E> Drop for Follower<E> {
             self.flight.close(&mut map);
         }
         drop(map);
-        self.flight.bell.send_replace(());
+        self.flight.ring();
     }
 }
 

@@ -35,10 +35,10 @@ impl Shelf {
         self.entries += 1;
         self.stored += 1;
         let expires_at = entry.expires_at;
-        husk.entry.store(Some(Arc::new(entry)));
+        husk.replace(Some(Arc::new(entry)));
         self.husks.push_back((expires_at, husk));
         if self.husks.len() as u64 > 2 * self.entries + SLACK {
-            self.husks.retain(|(_, husk)| husk.entry.load().is_some());
+            self.husks.retain(|(_, husk)| !husk.is_empty());
         }
     }
 
@@ -66,24 +66,24 @@ impl Shelf {
     }
 
     pub(super) fn living(&self) -> impl Iterator<Item = (&Arc<Husk>, Arc<Entry>)> {
-        self.husks.iter().filter_map(|(_, husk)| Some((husk, husk.entry.load_full()?)))
+        self.husks.iter().filter_map(|(_, husk)| Some((husk, husk.entry()?)))
     }
 
     /// Answers are kept for another time from when they were made on.
     pub(super) fn keep_for(&mut self, ttl: Duration) {
         for (expires_at, husk) in &mut self.husks {
-            if let Some(entry) = husk.entry.load_full().map(|entry| entry.kept_for(ttl)) {
+            if let Some(entry) = husk.entry().map(|entry| entry.kept_for(ttl)) {
                 *expires_at = entry.expires_at;
-                husk.entry.store(Some(Arc::new(entry)));
+                husk.replace(Some(Arc::new(entry)));
             }
         }
         // Some may have lost their answers: they go with those of their time.
-        self.husks.retain(|(_, husk)| husk.entry.load().is_some());
+        self.husks.retain(|(_, husk)| !husk.is_empty());
     }
 
     /// Takes out the answers that are not to stay.
     pub(super) fn retain(&mut self, stays: impl Fn(&Entry) -> bool) {
-        let goes = |husk: &Arc<Husk>| husk.entry.load().as_deref().is_some_and(|entry| !stays(entry));
+        let goes = |husk: &Arc<Husk>| husk.entry().is_some_and(|entry| !stays(&entry));
         let husks: Vec<_> =
             self.husks.iter().map(|(_, husk)| husk).filter(|husk| goes(husk)).cloned().collect();
         for husk in husks {
@@ -95,14 +95,14 @@ impl Shelf {
 
     pub(super) fn clear(&mut self) {
         for (_, husk) in self.husks.drain(..) {
-            husk.entry.store(None);
+            husk.replace(None);
         }
         (self.bytes, self.entries, self.empty) = (0, 0, 0);
     }
 
     /// Whether there was an answer to take.
     fn take(&mut self, husk: &Husk) -> bool {
-        let Some(entry) = husk.entry.swap(None) else { return false };
+        let Some(entry) = husk.replace(None) else { return false };
         self.bytes -= entry.bytes();
         self.entries -= 1;
         true

@@ -6,7 +6,7 @@
 //! empty husk weighs 1 KiB until it is evicted, its key gets a new answer, or there are so many that all living
 //! answers are planted anew.
 //!
-//! Look-ups take no lock; whatever changes the store takes one, so that TinyUFO has one writer at a time.
+//! Look-ups take no lock of the store's; whatever changes it takes one, so that TinyUFO has one writer at a time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl Store {
             self.sweep(&mut shelf, now);
         }
         let husk = self.plot.load().garden.as_ref()?.get(key)?;
-        let entry = husk.entry.load_full().filter(|_| husk.key == *key)?;
+        let entry = husk.entry().filter(|_| husk.key == *key)?;
         let fresh = now < entry.expires_at && age_max.is_none_or(|most| entry.age(now) <= most);
         fresh.then(|| {
             husk.used();
@@ -123,7 +123,7 @@ impl Store {
         let Some(kib) = fits(&entry, &plot.policy) else { return };
         // Whoever looks meanwhile finds the old answer. The new one goes in once there is room for it.
         let replaced = living.get(&key);
-        let old = replaced.as_ref().filter(|husk| husk.key == key).and_then(|husk| husk.entry.load_full());
+        let old = replaced.as_ref().filter(|husk| husk.key == key).and_then(|husk| husk.entry());
         let husk = Arc::new(Husk::new(key, old));
         // `force_put`: TinyLFU would turn most newcomers away while the store is full of what is asked for often.
         let mut evicted = living.force_put(key, Arc::clone(&husk), kib);

@@ -3,6 +3,7 @@
 //! The size of the prompt is the server's own count, asked for only where a limit or a budget needs it. Within
 //! [`COUNT_TIME_MAX`], or the estimate stands.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -123,10 +124,14 @@ pub(super) fn period(span: Span) -> Period {
 
 /// The tokens of the prompt, unless the caller leaves before a server has counted them.
 async fn counted(gateway: &Gateway, session: &mut Session, job: &Job) -> Result<u64, Stop> {
+    let (server, path) = match known_tokens(job) {
+        Ok(tokens) => return Ok(tokens),
+        Err(asks) => asks,
+    };
     tokio::select! {
         biased;
         // Apart: with a connection's making in it, what every request is made of would be five times as large.
-        counted = timeout(COUNT_TIME_MAX, Box::pin(prompt_tokens(gateway, job))) => {
+        counted = timeout(COUNT_TIME_MAX, Box::pin(asked_tokens(gateway, job, &server, path))) => {
             Ok(counted.unwrap_or(job.demand.estimate))
         }
         gone = session.downstream_session.read_body_or_idle(true) => {
@@ -136,38 +141,42 @@ async fn counted(gateway: &Gateway, session: &mut Session, job: &Job) -> Result<
     }
 }
 
-/// The tokens of the prompt: counted by a server, or estimated.
-async fn prompt_tokens(gateway: &Gateway, job: &Job) -> u64 {
+/// The tokens of the prompt as far as they are known without asking, or the server that is to be asked, and where.
+fn known_tokens(job: &Job) -> Result<u64, (Arc<Server>, &'static str)> {
     let Demand { prompt, estimate, .. } = &job.demand;
+    let path = match prompt {
+        Prompt::None => return Ok(0),
+        Prompt::Counted(tokens) => return Ok(*tokens),
+        Prompt::Unknown => return Ok(*estimate),
+        Prompt::Body(path) => path,
+        Prompt::Texts { .. } => "/tokenize",
+    };
     // Only llama-server counts; another would be asked for what it does not have.
     let counts = job.resolved.upstream.spec.kind == Kind::Llama;
     // Nor does a router load a model for that.
     let server = job.resolved.upstream.some_server(job.resolved.on_server()).filter(|_| counts);
-    match (prompt, server) {
-        (Prompt::None, _) => 0,
-        (Prompt::Counted(tokens), _) => *tokens,
-        (Prompt::Unknown, _) | (_, None) => *estimate,
-        (Prompt::Body(path), Some(server)) => {
-            let counted = count(gateway, &server, path, job.body.clone(), "input_tokens").await;
-            counted.unwrap_or(*estimate)
+    server.filter(|server| !server.lacks(path)).map_or(Ok(*estimate), |server| Err((server, path)))
+}
+
+/// The tokens of the prompt: counted by a server, or estimated.
+async fn asked_tokens(gateway: &Gateway, job: &Job, server: &Server, path: &'static str) -> u64 {
+    let Demand { prompt, estimate, .. } = &job.demand;
+    let Prompt::Texts { texts, tokens } = prompt else {
+        let counted = count(gateway, server, path, job.body.clone(), "input_tokens").await;
+        return counted.unwrap_or(*estimate);
+    };
+    let mut sum = *tokens;
+    for text in texts {
+        let mut body = json!({"content": text, "add_special": true});
+        if let Some(model) = job.resolved.on_server() {
+            body["model"] = model.into();
         }
-        (Prompt::Texts { texts, tokens }, Some(server)) => {
-            let mut sum = *tokens;
-            for text in texts {
-                let mut body = json!({"content": text, "add_special": true});
-                if let Some(model) = job.resolved.on_server() {
-                    body["model"] = model.into();
-                }
-                let Some(counted) =
-                    count(gateway, &server, "/tokenize", body.to_string().into(), "tokens").await
-                else {
-                    return *estimate;
-                };
-                sum = sum.saturating_add(counted);
-            }
-            sum
-        }
+        let Some(counted) = count(gateway, server, path, body.to_string().into(), "tokens").await else {
+            return *estimate;
+        };
+        sum = sum.saturating_add(counted);
     }
+    sum
 }
 
 /// Asks a server to count; `None` where it does not.
