@@ -363,6 +363,9 @@ impl Gateway {
     /// Waits for its end.
     pub(crate) async fn exit(&self) -> ExitStatus {
         eventually!(self.exited().is_some(), "the gateway goes on:\n{}", self.stderr());
+        // The thread that listens ends with what there is to hear; where a daemon goes on, that is later.
+        let heard = async { eventually!(Arc::strong_count(&self.stderr) == 1) };
+        let _ = tokio::time::timeout(Duration::from_secs(1), heard).await;
         self.exited().expect("just seen")
     }
 
