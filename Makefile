@@ -1,7 +1,7 @@
 # Each target works from a clean checkout with no other step before it: what a machine lacks is installed or named.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-page build pgo lint fuzz bench bench-fleet test-docker clean
+.PHONY: help demo run test test-page build pgo lint fuzz bench bench-parts bench-fleet test-docker clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ fuzz: ## made-up streams, bodies and answers against what must hold for any (alw
 
 bench: ## what a request, a hit, an event and a stream cost beside nginx, haproxy, Envoy and bare Pingora (30 minutes)
 	@scripts/bench
+
+bench-parts: ## what the parts take by themselves: limits, key, prefixes, cache, streams (10 minutes, most of it building)
+	@scripts/bench-parts
 
 bench-fleet: ## one trace on several llama-servers, by each way to choose one: docs/FLEET.md (6 minutes)
 	@scripts/start bench-fleet
