@@ -1,7 +1,7 @@
 # Each target works from a clean checkout with no other step before it: what a machine lacks is installed or named.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-page build pgo lint fuzz bench bench-parts bench-fleet test-docker clean
+.PHONY: help demo run test test-page build pgo lint fuzz instructions bench bench-parts bench-fleet test-docker clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ lint: ## formatting, clippy, documentation, shell scripts, Dockerfile, compose f
 
 fuzz: ## made-up streams, bodies and answers against what must hold for any (always the same; new ones: scripts/fuzz SECONDS)
 	@scripts/fuzz same
+
+instructions: ## how many instructions the parts, a request and a hit take, held to bench/instructions.json (UPDATE=1 writes it)
+	@scripts/instructions
 
 bench: ## what a request, a hit, an event and a stream cost beside nginx, haproxy, Envoy and bare Pingora (30 minutes)
 	@scripts/bench

@@ -62,12 +62,12 @@ def resident(pid):
 
 
 class Process:
-    def __init__(self, name, command, port, folder):
+    def __init__(self, name, command, port, folder, within=30):
         self.name, self.port = name, port
         log = (folder / f"{name}.log").open("ab")
         self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         self.pid = self.process.pid
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + within
         while True:
             if self.process.poll() is not None:
                 sys.exit(f"error: {name} ended: {(folder / f'{name}.log').read_text()[-2000:]}")
@@ -197,8 +197,8 @@ class Bench:
     def __init__(self, args, folder):
         self.args, self.folder, self.running = args, folder, []
 
-    def start(self, name, command, port):
-        process = Process(name, [str(part) for part in command], port, self.folder)
+    def start(self, name, command, port, **options):
+        process = Process(name, [str(part) for part in command], port, self.folder, **options)
         self.running.append(process)
         return process
 
@@ -219,8 +219,9 @@ class Bench:
         command = [TARGET / "bare", "--listen", f"127.0.0.1:{port}", "--server", f"127.0.0.1:{server.port}", *flags]
         return self.start("bare", command, port)
 
-    def gateway(self, server, cache="256MiB", keys=1, models=0, server_keys="", binary=None, edit=None):
-        port, folder = free_port(), pathlib.Path(tempfile.mkdtemp(dir=self.folder))
+    def gateway(self, server, cache="256MiB", keys=1, models=0, server_keys="", binary=None, edit=None, under=(), within=30):
+        """`under`: a command that runs the binary; `within`: seconds until it is ready."""
+        port, admin, folder = free_port(), free_port(), pathlib.Path(tempfile.mkdtemp(dir=self.folder))
         lines = []
         for number in range(keys):
             key = KEY if number == keys // 2 else f"other-{number}"
@@ -228,14 +229,15 @@ class Bench:
         (folder / "keys.yaml").write_text("".join(lines))
         names = "".join(f", m{number}: {{upstream: local}}" for number in range(models))
         text = GATEWAY.format(
-            port=port, admin=free_port(), server=server.port, cache=cache, models=names, server_keys=server_keys
+            port=port, admin=admin, server=server.port, cache=cache, models=names, server_keys=server_keys
         )
         (folder / "gateway.yaml").write_text(edit(text) if edit else text)
         binary = (binary or self.args.gateway).resolve()
         # The file's paths are taken from where the gateway runs.
-        process = self.start("gateway", ["env", "-C", folder, binary, "run", "--config", folder / "gateway.yaml"], port)
-        process.folder = folder
-        deadline = time.monotonic() + 30
+        command = ["env", "-C", folder, *under, binary, "run", "--config", folder / "gateway.yaml"]
+        process = self.start("gateway", command, port, within=within)
+        process.folder, process.admin = folder, admin
+        deadline = time.monotonic() + within
         while b"200" not in self.ask(port, "/ready")[:16]:
             if time.monotonic() > deadline:
                 sys.exit("error: the gateway is not ready")
@@ -245,7 +247,7 @@ class Bench:
 
     @staticmethod
     def ask(port, path):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as caller:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as caller:
             caller.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
             answer = b""
             while chunk := caller.recv(65536):

