@@ -103,7 +103,7 @@ listen: [{{address: "127.0.0.1:{port}"}}]
 admin: {{listen: "127.0.0.1:{admin}"}}
 upstreams:
   local: {{servers: [{{url: "http://127.0.0.1:{server}", name: bench}}], balance: prefix, queue: {{waiting: 20000, wait: 60s}}}}
-models: {{bench: {{upstream: local}}{models}}}
+models: {{{models}}}
 auth: {{keys_file: keys.yaml}}
 limits:
   gateway: {{requests: 1000000/s, burst: 1000000, concurrent: 100000}}
@@ -219,7 +219,7 @@ class Bench:
         command = [TARGET / "bare", "--listen", f"127.0.0.1:{port}", "--server", f"127.0.0.1:{server.port}", *flags]
         return self.start("bare", command, port)
 
-    def gateway(self, server, cache="256MiB", keys=1, models=0, server_keys="", binary=None, edit=None, under=(), within=30):
+    def gateway(self, server, cache="256MiB", keys=1, models=1, server_keys="", binary=None, edit=None, under=(), within=30):
         """`under`: a command that runs the binary; `within`: seconds until it is ready."""
         port, admin, folder = free_port(), free_port(), pathlib.Path(tempfile.mkdtemp(dir=self.folder))
         lines = []
@@ -227,7 +227,9 @@ class Bench:
             key = KEY if number == keys // 2 else f"other-{number}"
             lines.append(f"- {{name: k{number}, sha256: {hashlib.sha256(key.encode()).hexdigest()}}}\n")
         (folder / "keys.yaml").write_text("".join(lines))
-        names = "".join(f", m{number}: {{upstream: local}}" for number in range(models))
+        # The one that is asked for stands in the middle, as the key does.
+        names = ["bench" if number == models // 2 else f"m{number}" for number in range(models)]
+        names = ", ".join(f"{name}: {{upstream: local}}" for name in names)
         text = GATEWAY.format(
             port=port, admin=admin, server=server.port, cache=cache, models=names, server_keys=server_keys
         )
@@ -434,25 +436,92 @@ def memory(bench):
     bench.stop()
 
 
+def stats(proxy):
+    return json.loads(Bench.ask(proxy.port, "/stats").partition(b"\r\n\r\n")[2])
+
+
+def until(what, measure, least):
+    """Waits until there are so many of something, and says how many there are while that takes long."""
+    told = time.monotonic()
+    while (now := measure()) < least:
+        if time.monotonic() > told + 5:
+            print(f"  {what}: {now} of {least}", file=sys.stderr)
+            told = time.monotonic()
+        time.sleep(0.2)
+
+
+def callers(bench, proxy, count, **options):
+    """So many callers at once, who go on until they are stopped; they are counted as a process of the bench."""
+    command = [TARGET / "load", "--to", f"127.0.0.1:{proxy.port}", "--key", KEY, "--connections", count, "--seconds", 1e6]
+    for name, value in options.items():
+        command += [f"--{name}"] + ([] if value is True else [value])
+    return bench.start("load", command, proxy.port)
+
+
 def growth(bench):
-    server = bench.origin()
-    variants = {
-        "1 key, 1 model": {},
-        "100,000 keys": {"keys": 100_000},
-        "1,000 models": {"models": 1_000},
+    server, crowd = bench.origin(), bench.args.waiting
+    # Its one slot is never free again: whoever comes later waits.
+    slow = bench.origin(events=2, every_ms=10_000_000)
+    upstream = f"slow: {{servers: [{{url: 'http://127.0.0.1:{slow.port}', name: slow, slots: 1}}], queue: {{waiting: {crowd}, wait: 1h}}}}"
+    with_slow = lambda text: text.replace("\nmodels: {", f"\n  {upstream}\nmodels: {{slow: {{upstream: slow}}, ")
+    proxies = {
+        "1 key, 1 model": bench.gateway(server),
+        "100,000 keys": bench.gateway(server, keys=100_000),
+        "1,000 models": bench.gateway(server, models=1_000),
+        f"{bench.args.entries:,} entries": bench.gateway(server, cache="4GiB", edit=lambda text: text.replace("ttl: 1h", "ttl: 24h")),
+        f"{crowd:,} wait for another model": bench.gateway(server, edit=with_slow),
     }
-    proxies = {name: bench.gateway(server, **options) for name, options in variants.items()}
-    full = bench.gateway(server, cache="4GiB", edit=lambda text: text.replace("ttl: 1h", "ttl: 24h"))
-    proxies["1,000,000 entries"] = full
-    for name, proxy in proxies.items():
+    full, crowded = list(proxies.values())[-2:]
+    for proxy in proxies.values():
         load(proxy.port, seconds=1)
-    entries = 0
-    while entries < bench.args.entries:
-        load(full.port, seconds=10)
-        entries = json.loads(bench.ask(full.port, "/stats").partition(b"\r\n\r\n")[2].partition(b"}")[0] + b"}").get("cache_entries", 0)
+    while (entries := stats(full)["cache_entries"]) < bench.args.entries:
         print(f"  {entries} entries", file=sys.stderr)
+        load(full.port, seconds=min(10, max(1, (bench.args.entries - entries) / 10_000)))
+    callers(bench, crowded, crowd + 1, model="slow", stream=True, once=True)
+    until("waiting", lambda: stats(crowded)["queue"], crowd)
+    first = next(iter(proxies))
     samples = bench.alternated(proxies, per_request(bench.args.seconds))
-    table("What grows, and what a request costs then", samples, "CPU µs", "1 key, 1 model")
+    table("What grows, and what a request costs then", samples, "CPU µs", first)
+    for proxy in proxies.values():
+        load(proxy.port, seconds=0.2, same=True, connections=1)
+    samples = bench.alternated(proxies, per_request(bench.args.seconds, same=True))
+    table("The same, and what a hit costs then", samples, "CPU µs", first)
+    held = stats(crowded)["queue"], stats(full)["cache_entries"]
+    print(f"\nIn the end {held[0]:,} waited, and {held[1]:,} entries were kept.")
+    bench.stop()
+    admissions(bench, crowd)
+
+
+def admissions(bench, crowd):
+    """What it costs to let one in from a queue. Many callers cost something by themselves, so as many are shown that
+    need not wait."""
+    server = bench.origin()
+    rows = {"10 wait": (11, 1), f"{crowd:,} wait": (crowd + 1, 1), f"of {crowd + 1:,} callers none waits": (crowd + 1, 50_000)}
+    loads = {}
+    for name, (count, slots) in rows.items():
+        edit = lambda text, slots=slots: text.replace("name: bench}", f"name: bench, slots: {slots}}}")
+        proxy = bench.gateway(server, edit=edit)
+        running = callers(bench, proxy, count)
+        until("callers", lambda: stats(proxy)["requests"], 2 * count)
+        running.process.send_signal(signal.SIGSTOP)
+        loads[name] = proxy, running, count - 1 if slots == 1 else 0
+
+    def measure(row):
+        proxy, running, waiting = row
+        running.process.send_signal(signal.SIGCONT)
+        # One is at work, and a few are on their way back.
+        until("waiting", lambda: stats(proxy)["queue"], waiting * 9 // 10)
+        time.sleep(1)
+        before = cpu(proxy.pid), stats(proxy)["requests"]
+        time.sleep(bench.args.seconds)
+        after = cpu(proxy.pid), stats(proxy)["requests"]
+        running.process.send_signal(signal.SIGSTOP)
+        return (after[0] - before[0]) * 1e6 / (after[1] - before[1])
+
+    samples = bench.alternated(loads, measure)
+    table("A request that waits for its turn, one slot", samples, "CPU µs", "10 wait")
+    for _, running, _ in loads.values():
+        running.process.kill()
     bench.stop()
 
 
@@ -476,6 +545,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each run")
     parser.add_argument("--entries", type=int, default=1_000_000, help="of the full cache")
+    parser.add_argument("--waiting", type=int, default=10_000, help="callers in the queue")
     parser.add_argument("--proxies", default="bare,gateway,nginx,haproxy,envoy", type=lambda it: it.split(","))
     parser.add_argument("--gateway", type=pathlib.Path, default=TARGET / "ai-gateway", help="another binary of it")
     args = parser.parse_args()

@@ -38,6 +38,8 @@ struct Cli {
     same: bool,
     #[arg(long, default_value = "bench-key")]
     key: String,
+    #[arg(long, default_value = "bench")]
+    model: String,
     /// Before this many requests have been answered on each connection, nothing is measured.
     #[arg(long, default_value_t = 0)]
     warm: usize,
@@ -128,8 +130,8 @@ fn body(cli: &Cli) -> Vec<u8> {
         "0".repeat(DIGITS),
         if cli.stream { r#","stream":true"# } else { "" }
     );
-    let mut body =
-        br#"{"model":"bench","messages":[{"role":"system","content":"You answer briefly."},"#.to_vec();
+    let mut body = format!(r#"{{"model":"{}","#, cli.model).into_bytes();
+    body.extend_from_slice(br#""messages":[{"role":"system","content":"You answer briefly."},"#);
     let turns = [
         r#"{"role":"user","content":"Read src/main.rs and tell me what it does.\nBe \"brief\": one line for each function, please."},"#,
         r#"{"role":"assistant","content":null,"tool_calls":[{"id":"call_1","type":"function","function":{"name":"read_file","arguments":"{\"path\":\"src/main.rs\",\"lines\":[1,200]}"}}]},"#,
