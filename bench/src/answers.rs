@@ -11,13 +11,13 @@ use crate::{Part, Work, mixed, stride};
 const NOW: Duration = Duration::from_secs(1);
 
 pub(crate) fn parts() -> Vec<Part> {
-    let of = |entries: usize| {
+    let of = |(name, entries): (&str, usize)| {
         [
-            Part::new(format!("cache/hit/{entries} entries"), 2000, move || look_up(entries, true)),
-            Part::new(format!("cache/miss/{entries} entries"), 2000, move || look_up(entries, false)),
+            Part::new(format!("cache/hit/{name}"), 2000, move || look_up(entries, true)),
+            Part::new(format!("cache/miss/{name}"), 2000, move || look_up(entries, false)),
         ]
     };
-    [1000, 1_000_000].into_iter().flat_map(of).collect()
+    [("1,000 entries", 1000), ("1,000,000 entries", 1_000_000)].into_iter().flat_map(of).collect()
 }
 
 fn look_up(entries: usize, hits: bool) -> Work {

@@ -13,11 +13,17 @@ const PATH: &str = "/v1/chat/completions";
 pub(crate) fn parts() -> Vec<Part> {
     let sizes =
         [("1 KiB", 1, 400), ("4 KiB", 4, 200), ("64 KiB", 64, 40), ("256 KiB", 256, 10), ("1 MiB", 1024, 4)];
-    sizes.map(|(name, kib, times)| Part::new(format!("key/{name}"), times, move || work(kib << 10))).into()
+    let turns = sizes.map(|(name, kib, times)| {
+        Part::new(format!("key/{name}"), times, move || keyed(chat(kib << 10, SHORT)))
+    });
+    let others = [
+        Part::new("key/1 MiB of files", 4, || keyed(chat(1 << 20, FILE))),
+        Part::new("key/1 MiB, parsed alone", 4, || parsed(chat(1 << 20, SHORT))),
+    ];
+    turns.into_iter().chain(others).collect()
 }
 
-fn work(bytes: usize) -> Work {
-    let body = chat(bytes);
+fn keyed(body: Vec<u8>) -> Work {
     Box::new(move || {
         let document = parse(black_box(&body)).expect("a body");
         let stream = wants_stream(&document.members).expect("a flag");
@@ -37,14 +43,23 @@ fn work(bytes: usize) -> Work {
     })
 }
 
-/// A chat of exactly so many bytes, as an agent has it: tools, a system prompt, turns with code and calls in them.
-fn chat(bytes: usize) -> Vec<u8> {
+fn parsed(body: Vec<u8>) -> Work {
+    Box::new(move || drop(black_box(parse(black_box(&body)).expect("a body"))))
+}
+
+/// How often a tool's answer says its few lines: once, or as a file does.
+const SHORT: usize = 1;
+const FILE: usize = 80;
+
+/// A chat of exactly so many bytes, as an agent has it: tools, a system prompt, turns with code and calls in them; of
+/// short messages, where a byte costs the most, or of files.
+fn chat(bytes: usize, lines: usize) -> Vec<u8> {
+    let code = "fn main() {\n\tlet name = std::env::args().nth(1);\n\tprintln!(\"{name:?}\");\n}\n// é 😀\n";
     let turns = [
-        json!({"role": "user", "content": "Read src/main.rs and say what it does.\nBe \"brief\": one line a function."}),
+        json!({"role": "user", "content": "Read src/main.rs and say what it does.\nBe \"brief\": a line a function."}),
         json!({"role": "assistant", "content": null, "tool_calls": [{"id": "call_1", "type": "function",
             "function": {"name": "read_file", "arguments": "{\"path\":\"src/main.rs\",\"lines\":[1,200]}"}}]}),
-        json!({"role": "tool", "tool_call_id": "call_1", "content":
-            "fn main() {\n\tfor argument in std::env::args().skip(1) {\n\t\tprintln!(\"{argument}\");\n\t}\n}\n// é 😀\n"}),
+        json!({"role": "tool", "tool_call_id": "call_1", "content": code.repeat(lines)}),
     ];
     let mut body = json!({
         "model": "bench", "temperature": 0.7, "top_p": 0.95, "seed": 42, "max_tokens": 512, "stream": true,

@@ -15,7 +15,7 @@ pub type Work = Box<dyn FnMut()>;
 
 /// A part of a request's way.
 pub struct Part {
-    /// What it is, and how much of it there is: `cache/hit/1000 entries`.
+    /// What it is, and how much of it there is: `cache/hit/1,000 entries`.
     pub name: String,
     /// How often it is done to be counted: often enough that what is random in it makes no difference.
     pub times: u64,

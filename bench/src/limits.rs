@@ -14,9 +14,9 @@ use crate::{Part, Work, stride};
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 pub(crate) fn parts() -> Vec<Part> {
-    let sizes = [1, 100_000];
-    let known = sizes.map(|keys| Part::new(format!("auth/{keys} keys"), 1000, move || known(keys)));
-    let limited = sizes.map(|keys| Part::new(format!("limits/{keys} keys"), 1000, move || limited(keys)));
+    let sizes = [("1 key", 1), ("100,000 keys", 100_000)];
+    let known = sizes.map(|(name, keys)| Part::new(format!("auth/{name}"), 1000, move || known(keys)));
+    let limited = sizes.map(|(name, keys)| Part::new(format!("limits/{name}"), 1000, move || limited(keys)));
     known.into_iter().chain(limited).collect()
 }
 

@@ -1,5 +1,5 @@
-//! A server chosen for a prompt: its model looked up, its blocks looked up among those that servers hold, and those that
-//! are new taken in.
+//! A server chosen for a prompt: its model looked up, its blocks looked up among those that servers hold, and those
+//! that are new taken in.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -17,9 +17,9 @@ const BLOCKS: usize = 10;
 
 pub(crate) fn parts() -> Vec<Part> {
     let mut parts = Vec::new();
-    for models in [1, 1000] {
-        for held in [10, 1000, 100_000] {
-            let name = |what: &str| format!("prefix/{what}/{models} models, {held} blocks");
+    for (name, models) in [("1 model", 1), ("1,000 models", 1000)] {
+        for (size, held) in [("10", 10), ("1,000", 1000), ("100,000", 100_000)] {
+            let name = |what: &str| format!("prefix/{what}/{name}, {size} blocks");
             parts.push(Part::new(name("held"), 1000, move || choose(models, held, true)));
             // While there is not a tenth more than there was, or a hundred blocks.
             let lasts = (held / 10).max(100) / BLOCKS;
