@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
 KEPT = ROOT / "bench" / "instructions.json"
 
-# What is more by this part is a slow-down. Ten runs differ by less than half of it: docs/PERFORMANCE.md.
+# What is more by this part is a slow-down. Six runs differed by less than half of it: docs/PERFORMANCE.md.
 BOUND_OF_PARTS = 0.01
 BOUND_OF_WHOLE = 0.02
 # Another compiler makes other instructions of the same source.
@@ -156,8 +156,8 @@ def main():
         return
     kept = json.loads(KEPT.read_text())
     if kept["rustc"] != version():
-        print(f"kept of {kept['rustc']}, and this is {version()}: only what is {BOUND_OF_ANOTHER_RUSTC:.0%} more counts; ")
-        print("with a new compiler for good, run it once with the last source that passed, and UPDATE=1")
+        print(f"The counts that are kept are of {kept['rustc']}, and this is {version()}: only {BOUND_OF_ANOTHER_RUSTC:.0%} more fail.")
+        print("Where this compiler is to stay, write them anew with the last source that passed: UPDATE=1 scripts/instructions")
     slower, faster = judge(found, kept)
     if not chosen:
         slower += [f"{name} is kept, and is no part" for name in kept["parts"] if name not in found]
