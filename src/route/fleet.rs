@@ -42,6 +42,8 @@ pub struct Fleet {
     /// Those of files before that are not in this one: they are there until they have finished what they have.
     former: Vec<Weak<Server>>,
     rules: Vec<(ModelRule, Pattern)>,
+    /// Where each is by its name, or its pattern as it is written.
+    places: HashMap<String, usize>,
 }
 
 impl Fleet {
@@ -76,8 +78,9 @@ impl Fleet {
             let is_out = |server: &Arc<Server>| !servers.iter().any(|other| other.is(server));
             before.all_servers().filter(is_out).map(|server| Arc::downgrade(&server)).collect()
         });
+        let places = rules.iter().enumerate().rev().map(|(at, rule)| (rule.pattern.clone(), at)).collect();
         let rules = rules.into_iter().map(|rule| (rule.clone(), Pattern::new(&rule.pattern))).collect();
-        let fleet = Self { upstreams, servers, former, rules };
+        let fleet = Self { upstreams, servers, former, rules, places };
         for server in fleet.servers.iter().filter(|server| server.belonging().current.is_empty()) {
             server.belongs_to(Belonging { current: fleet.having(server), former: Vec::new() });
         }
@@ -176,8 +179,7 @@ impl Fleet {
 
     fn visit(&self, from: usize, order: &mut Vec<usize>) {
         for name in &self.rules[from].0.fallback {
-            let at = self.rules.iter().position(|(rule, _)| rule.pattern == *name);
-            if let Some(at) = at.filter(|at| !order.contains(at)) {
+            if let Some(at) = self.places.get(name).copied().filter(|at| !order.contains(at)) {
                 order.push(at);
                 self.visit(at, order);
             }
@@ -199,8 +201,7 @@ impl Fleet {
     }
 
     fn rule_of(&self, model: &str) -> Option<usize> {
-        let exact = self.rules.iter().position(|(rule, _)| rule.pattern == model);
-        exact.or_else(|| {
+        self.places.get(model).copied().or_else(|| {
             let patterns = self.rules.iter().enumerate().filter(|(_, (rule, _))| rule.pattern.contains('*'));
             let matching = patterns.filter(|(_, (_, pattern))| pattern.matches(model));
             // Of two patterns as long as each other, the first in the file.
@@ -238,8 +239,7 @@ impl Fleet {
 
     /// Whether the file or a server knows the model: what a metric may be labelled with.
     pub fn knows(&self, model: &str) -> bool {
-        self.rules.iter().any(|(rule, _)| rule.pattern == model)
-            || self.upstreams.iter().any(|upstream| upstream.reports(model))
+        self.places.contains_key(model) || self.upstreams.iter().any(|upstream| upstream.reports(model))
     }
 
     /// What the upstream calls the model that a request goes to, where the file or a server names it. A server of one
