@@ -4,6 +4,7 @@
 //! listeners are plain, and what follows is done here, up to the request: the handshake, the choice of HTTP/1 or
 //! HTTP/2, the time that each of them has.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -121,20 +122,31 @@ impl<A: HttpServerApp + Send + Sync + 'static> Door<A> {
         if !trusted.iter().any(|network| network.contains(&address)) {
             return Some(stream);
         }
+        // Who says nothing has as long as without a balancer before it.
+        let shakes = self.shown(&stream).is_some();
+        let first = if shakes { bounds.handshake } else { bounds.idle };
         let mut stream = plain(stream);
-        match announce::heard(&mut stream, bounds.idle, bounds.handshake).await {
+        match announce::heard(&mut stream, first, bounds.handshake).await {
             Ok(()) => Some(stream),
             Err(why) => {
                 log::debug!("no PROXY header from {address}: {why}");
+                if shakes && why.kind() == ErrorKind::TimedOut {
+                    gateway.metrics.unshaken(Unshaken::Late);
+                }
                 None
             }
         }
     }
 
+    /// What the listener of a connection shows, where it has TLS.
+    fn shown(&self, stream: &Stream) -> Option<Arc<Shown>> {
+        let ours = stream.get_socket_digest().and_then(|digest| digest.local_addr()?.as_inet().copied());
+        self.listeners.shown_at(ours?)
+    }
+
     /// The connection, past its handshake where its listener has one.
     async fn shaken(&self, stream: Stream) -> Option<Stream> {
-        let ours = stream.get_socket_digest().and_then(|digest| digest.local_addr()?.as_inet().copied());
-        let Some(shown) = ours.and_then(|ours| self.listeners.shown_at(ours)) else { return Some(stream) };
+        let Some(shown) = self.shown(&stream) else { return Some(stream) };
         let gateway = self.current.load();
         let handshake = shake(&shown, plain(stream));
         let why = match timeout(gateway.settings.connections.handshake, handshake).await {

@@ -8,6 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     SanType,
 };
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -119,13 +120,15 @@ pub(crate) struct Hand<'a> {
     trusts: &'a Authority,
     shows: Option<&'a Pair>,
     protocols: Vec<Vec<u8>>,
+    /// What is sent before.
+    head: Vec<u8>,
     versions: Vec<&'static SupportedProtocolVersion>,
 }
 
 /// A hand that trusts this authority, has nothing to show and speaks HTTP/1.1.
 pub(crate) fn trusting(trusts: &Authority) -> Hand<'_> {
     let versions = vec![&version::TLS13, &version::TLS12];
-    Hand { trusts, shows: None, protocols: vec![b"http/1.1".to_vec()], versions }
+    Hand { trusts, shows: None, protocols: vec![b"http/1.1".to_vec()], head: Vec::new(), versions }
 }
 
 impl<'a> Hand<'a> {
@@ -137,6 +140,12 @@ impl<'a> Hand<'a> {
     /// What it offers by ALPN.
     pub(crate) fn speaking(mut self, protocols: &[&str]) -> Self {
         self.protocols = protocols.iter().map(|it| it.as_bytes().to_vec()).collect();
+        self
+    }
+
+    /// What a balancer sends before it.
+    pub(crate) fn after(mut self, head: &[u8]) -> Self {
+        self.head = head.to_vec();
         self
     }
 
@@ -161,8 +170,9 @@ impl<'a> Hand<'a> {
             }
         };
         config.alpn_protocols.clone_from(&self.protocols);
-        let stream = TcpStream::connect(address).await?;
+        let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        stream.write_all(&self.head).await?;
         let name = ServerName::try_from(NAME).expect("a name");
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
