@@ -92,7 +92,7 @@ async fn seek(
         let boarding = match look_up() {
             Some(entry) => Boarding::Fresh(entry),
             None if control.only_if_cached => {
-                let kept = replicas::kept(gateway, &keep.key, control.age_max).await;
+                let kept = waited(gateway, ctx, replicas::kept(gateway, &keep.key, control.age_max)).await;
                 Boarding::Fresh(kept.ok_or(Refusal::NotCached)?)
             }
             None => {
@@ -111,28 +111,38 @@ async fn seek(
             Boarding::Busy(follower) => {
                 return Ok(join(gateway, ctx, follower, keep, job, control.age_max));
             }
-            Boarding::Lead(leader) => match replicas::ask(gateway, leader, &keep, control.age_max).await {
-                Elsewhere::Kept(entry) => {
-                    if let Some(hit) = hit(gateway, entry, keep).await {
-                        ctx.asked.cache = CacheOutcome::Hit;
-                        return Ok(Verdict::Hit(hit));
+            Boarding::Lead(leader) => {
+                match waited(gateway, ctx, replicas::ask(gateway, leader, &keep, control.age_max)).await {
+                    Elsewhere::Kept(entry) => {
+                        if let Some(hit) = hit(gateway, entry, keep).await {
+                            ctx.asked.cache = CacheOutcome::Hit;
+                            return Ok(Verdict::Hit(hit));
+                        }
+                    }
+                    Elsewhere::Made(follower) => {
+                        return Ok(join(gateway, ctx, follower, keep, job, control.age_max));
+                    }
+                    Elsewhere::Here(leader) => {
+                        ctx.flight = Some(Arc::clone(leader.flight()));
+                        ctx.leads = Some(leader);
+                        miss(ctx, "fwd=uri-miss");
+                        return Ok(Verdict::Forward(job.kept(keep)));
                     }
                 }
-                Elsewhere::Made(follower) => {
-                    return Ok(join(gateway, ctx, follower, keep, job, control.age_max));
-                }
-                Elsewhere::Here(leader) => {
-                    ctx.flight = Some(Arc::clone(leader.flight()));
-                    ctx.leads = Some(leader);
-                    miss(ctx, "fwd=uri-miss");
-                    return Ok(Verdict::Forward(job.kept(keep)));
-                }
-            },
+            }
         }
     }
     // What is kept for one form alone is in that form, so this is not reached; it costs nothing but a generation.
     miss(ctx, "fwd=uri-miss");
     Ok(Verdict::Forward(job))
+}
+
+/// Counts how long a request waits for what replicas share.
+pub(super) async fn waited<T>(gateway: &Gateway, ctx: &mut Context, asks: impl Future<Output = T>) -> T {
+    let asked_at = gateway.clock.now();
+    let told = asks.await;
+    ctx.asked.shared.time += gateway.clock.now().saturating_sub(asked_at);
+    told
 }
 
 /// Joins an answer that is being made.

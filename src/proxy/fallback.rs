@@ -106,7 +106,7 @@ pub(super) async fn kept(gateway: &Gateway, session: &Session, ctx: &mut Context
     let keep = ctx.job.as_ref()?.keep.filter(|_| !control.no_cache)?;
     let entry = match gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max) {
         Some(entry) => entry,
-        None => replicas::kept(gateway, &keep.key, control.age_max).await?,
+        None => ask::waited(gateway, ctx, replicas::kept(gateway, &keep.key, control.age_max)).await?,
     };
     let hit = ask::hit(gateway, Arc::clone(&entry), keep).await?;
     if let Some(leader) = &ctx.leads {
