@@ -13,7 +13,7 @@ use pingora::services::background::BackgroundService;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep};
 
 use crate::proxy::{Current, Gateway};
 
@@ -21,13 +21,11 @@ use super::front::Connections;
 use super::handover::Handover;
 use super::journal;
 use super::pid::PidFile;
+use super::sharing;
 use super::supervisor;
 
 /// The last lines of the access log may take this long.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
-
-/// The last answers that replicas share may take this long.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// How often the last requests are counted.
 const COUNT_EVERY: Duration = Duration::from_millis(20);
@@ -184,15 +182,6 @@ impl BackgroundService for Drain {
             () = self.all_have_ended() => 0,
             () = self.impatience.heard() => 1,
         };
-        let shared = self.current.load().shared.clone();
-        if let Some(shared) = shared {
-            let _ = timeout(WRITE_TIME_MAX, shared.tell_all()).await;
-        }
-        let depot = self.current.load().depot.clone();
-        if let Some(depot) = depot {
-            // What others wait for.
-            let _ = timeout(WRITE_TIME_MAX, depot.is_written()).await;
-        }
         self.leave(code)
     }
 }
@@ -245,6 +234,7 @@ pub(super) fn leave_nothing_behind(gateway: &Gateway, pid_file: Option<&PidFile>
     if let Some(traces) = &gateway.traces {
         traces.close(FLUSH_TIME_MAX);
     }
+    sharing::tell_all(gateway);
     if let Err(why) = gateway.ledger.close(gateway.clock.wall()) {
         log::error!("what keys used of late is lost: {why}");
     }
