@@ -101,3 +101,41 @@ async fn whichever_server_the_sentinels_name() {
     eventually!(is_up(&one).await && is_up(&other).await, "{}", one.stderr());
     assert_eq!(passed(&one, &other).await, 10);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_new_primary_once_the_old_one_is_dead() {
+    let (llama, folder) = (llama::scripted().start().await, Folder::new("valkey-failover"));
+    // To a server, its own address is the only loopback one.
+    let open = ["--protected-mode", "no"];
+    let primary = valkey::with(&open).await;
+    let (ip, port) = (primary.address().ip().to_string(), primary.address().port().to_string());
+    let plan = valkey::plan().arguments(&open).arguments(&["--repl-diskless-sync-delay", "0"]);
+    let replica = plan.arguments(&["--replicaof", &ip, &port]).start().await;
+    eventually!(replica.ask(&["INFO", "replication"]).contains("master_link_status:up"));
+    let file = format!(
+        "sentinel monitor main {ip} {port} 1\nsentinel down-after-milliseconds main 500\n\
+         sentinel failover-timeout main 3000\ndir {}\n",
+        folder.path().display()
+    );
+    let file = folder.file("sentinel.conf", &file).display().to_string();
+    let sentinel = valkey::plan().file(&file).arguments(&["--sentinel"]).arguments(&open).start().await;
+    let new = replica.address().ip().to_string();
+    eventually!(within Duration::from_secs(30); sentinel.ask(&["SENTINEL", "replicas", "main"]).contains(&new));
+    let shared = format!("valkey: \"redis-sentinel://{}/main\", required: true", sentinel.address());
+    let (one, other) = (behind(&llama, &shared).await, behind(&llama, &shared).await);
+    eventually!(is_up(&one).await && is_up(&other).await, "{}", one.stderr());
+    for number in 0..4 {
+        assert_eq!(one.chat(&format!("before {number}")).await.status, 200);
+    }
+    assert_eq!(primary.ask(&["WAIT", "1", "5000"]), "1", "the replica has it all");
+    primary.kill();
+    eventually!(!is_up(&one).await && !is_up(&other).await);
+    // Sentinel takes its time; the gateways follow by themselves.
+    let named = || sentinel.ask(&["SENTINEL", "get-master-addr-by-name", "main"]);
+    eventually!(within Duration::from_secs(60); named().contains(&new));
+    let began = Instant::now();
+    eventually!(within Duration::from_secs(30); is_up(&one).await && is_up(&other).await);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(passed(&one, &other).await, 6, "four of ten are gone there too");
+    assert!(replica.ask(&["INFO", "replication"]).contains("role:master"));
+}

@@ -351,3 +351,6 @@ fn is_no(error: &RedisError) -> bool {
     let own = matches!(error.code(), Some("OOM" | "ERR" | "WRONGTYPE" | "NOPERM"));
     own || matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse)
 }
+
+#[cfg(test)]
+mod tests;
