@@ -56,9 +56,9 @@ struct Users {
 
 /// Requests that have begun and not ended, and the tokens that they may use.
 #[derive(Debug, Default)]
-struct Sum {
-    requests: u64,
-    tokens: u64,
+pub(super) struct Sum {
+    pub(super) requests: u64,
+    pub(super) tokens: u64,
 }
 
 /// A request's share of them; returned on drop.
@@ -190,9 +190,18 @@ impl Account {
         }
         let mut sum = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
         self.check(&sum, tokens, &spent)?;
+        Ok(Some(self.hold_in(&mut sum, tokens)))
+    }
+
+    /// Reserves it where another process has said that it is within the budgets.
+    pub(super) fn reserve_anyway(&self, tokens: u64) -> Reserved {
+        self.hold_in(&mut self.reserved.lock().unwrap_or_else(PoisonError::into_inner), tokens)
+    }
+
+    fn hold_in(&self, sum: &mut Sum, tokens: u64) -> Reserved {
         sum.requests += 1;
         sum.tokens = sum.tokens.saturating_add(tokens);
-        Ok(Some(Reserved { tokens, sum: Arc::clone(&self.reserved) }))
+        Reserved { tokens, sum: Arc::clone(&self.reserved) }
     }
 
     /// Whether a request with so many tokens is within the budgets. Reserves nothing.
@@ -201,7 +210,13 @@ impl Account {
         self.check(&sum, tokens, &spent)
     }
 
-    fn check(&self, sum: &Sum, tokens: u64, spent: &impl Fn(&Budget) -> Spent) -> Result<(), Refused> {
+    /// `sum`: what is reserved.
+    pub(super) fn check(
+        &self,
+        sum: &Sum,
+        tokens: u64,
+        spent: &impl Fn(&Budget) -> Spent,
+    ) -> Result<(), Refused> {
         let refusals = self.grant.budgets.iter().filter_map(|budget| {
             let spent = spent(budget);
             let (used, reserved, asked) = match budget.goods {

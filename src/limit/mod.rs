@@ -19,6 +19,6 @@ pub use gate::{Gate, ModelShare, Terms};
 pub use name::{Kind, Limit, Scope};
 pub use quota::Quota;
 pub use rate::{Allowance, Rate, parse_count};
-pub use shared::{Shared, Unruled, Waited};
+pub use shared::{Share, Shared, Unruled, Waited};
 pub use standing::{Debt, Movement, Standing};
 pub use subjects::{Allows, Permit, Refused, Reservation, Spent, Subjects};

@@ -7,6 +7,8 @@
 
 mod late;
 mod outbox;
+mod reserve;
+mod share;
 mod wire;
 
 use std::sync::Arc;
@@ -15,19 +17,18 @@ use std::time::Duration;
 
 use crate::store::{Link, Script, Unanswered};
 
-use super::account::Account;
 use super::bucket::{Bucket, SharedShape};
-use super::budget::Budget;
 use super::name::{Kind, Limit, Scope};
 use super::quota::Quota;
-use super::subjects::{Allows, Permit, Refused, Reservation, Spent, Subjects, refusal, tightest};
+use super::subjects::{Allows, Permit, Refused, Subjects, refusal, tightest};
 
 use self::late::Missed;
 use self::outbox::Outbox;
-use self::wire::{Call, Part};
+use self::wire::{Call, Gone, Part};
 
 pub(super) use self::late::Owed;
 pub(super) use self::outbox::{FarLoan, Lease};
+pub use self::share::Share;
 
 /// A place is let for so long, and renewed three times within it: so long after a process was killed, its places are
 /// free.
@@ -78,10 +79,11 @@ pub enum Unruled {
 /// What Valkey said: the buckets as they stand, by its time.
 struct Said<'a> {
     now: Duration,
-    /// 0: admitted; -1: a bucket did not; n: the n-th set is full.
+    /// 0: admitted; -1: a bucket or a budget did not; n: the n-th set is full.
     verdict: i64,
     buckets: Vec<(Scope, &'a Quota, Box<Bucket>)>,
     parts: Vec<Part>,
+    gone: Option<Gone>,
 }
 
 impl Shared {
@@ -90,7 +92,7 @@ impl Shared {
         let prefix = format!("{{{prefix}}}");
         Self {
             outbox: Outbox::new(Arc::clone(&link), format!("{prefix}:replica:{replica}"), LENT),
-            admit: link.script(wire::ADMIT),
+            admit: link.script(&wire::admit()),
             link,
             replica,
             next: AtomicU64::new(0),
@@ -169,13 +171,14 @@ impl Shared {
             lent: self.lent,
             place: lease.as_ref().map_or("", Lease::place),
             sets: names.iter().map(String::as_str).zip(sets.iter().map(|set| set.2)).collect(),
+            purse: None,
         };
         let said = self.ask(subjects, Kind::Requests, 1, call, now).await;
         // Without an answer it may have been entered all the same.
         if let Some(lease) = &mut lease
             && said.as_ref().map_or(true, |said| said.as_ref().is_none_or(|said| said.verdict == 0))
         {
-            lease.holds(names);
+            lease.holds(&names);
         }
         held.lease = lease;
         let said = match said {
@@ -207,84 +210,6 @@ impl Shared {
             let _ = self.ask(subjects, Kind::Tokens, 1, Call::look(), asked_at).await;
         }
         waited.time += clock().saturating_sub(asked_at);
-    }
-
-    /// Notes how the buckets of tokens stand in those of this process; says whether it could.
-    pub async fn look_at_tokens(
-        &self,
-        subjects: &Subjects,
-        waited: &mut Waited,
-        clock: impl Fn() -> Duration,
-    ) -> bool {
-        if waited.in_vain {
-            return false;
-        }
-        let asked_at = clock();
-        waited.in_vain = self.ask(subjects, Kind::Tokens, 1, Call::look(), asked_at).await.is_err();
-        waited.time += clock().saturating_sub(asked_at);
-        !waited.in_vain
-    }
-
-    /// Reserves tokens; within the budgets of `account` also the request itself, as [`Subjects::reserve`] does.
-    pub async fn reserve(
-        self: &Arc<Self>,
-        subjects: &Subjects,
-        account: Option<&Arc<Account>>,
-        tokens: u64,
-        waited: &mut Waited,
-        (clock, spent): (impl Fn() -> Duration, impl Fn(&Budget) -> Spent),
-    ) -> Result<Reservation, Unruled> {
-        let asked_at = clock();
-        let missed = if waited.in_vain {
-            Missed::not_asked()
-        } else {
-            let reserved = match account.map(|account| account.reserve(tokens, &spent)).transpose() {
-                Ok(reserved) => reserved.flatten(),
-                Err(refused) => {
-                    // Which of them refuses for longer, as far as this process knows.
-                    let by_bucket = refusal(&subjects.lock(Kind::Tokens), Kind::Tokens, tokens, asked_at);
-                    let refused = by_bucket.filter(|other| !refused.outlasts(other)).unwrap_or(refused);
-                    return Err(Unruled::Refused(refused));
-                }
-            };
-            let ruled = self.reserve_at(subjects, tokens, asked_at, ITS_OWN).await;
-            waited.time += clock().saturating_sub(asked_at);
-            match ruled {
-                Ok(ruled) => {
-                    return ruled.map(|reservation| reservation.with(reserved)).map_err(Unruled::Refused);
-                }
-                Err(missed) => missed,
-            }
-        };
-        waited.in_vain = true;
-        if self.required {
-            late::tokens(self, subjects, missed, tokens);
-            return Err(Unruled::Away);
-        }
-        let reserved = subjects.reserve(account, tokens, clock(), spent);
-        // Where it is refused, nobody holds what is owed: it is as if nothing had been used.
-        let owed = late::tokens(self, subjects, missed, tokens);
-        reserved.map(|reserved| reserved.owing(owed)).map_err(Unruled::Refused)
-    }
-
-    async fn reserve_at(
-        self: &Arc<Self>,
-        subjects: &Subjects,
-        tokens: u64,
-        now: Duration,
-        at: Option<Duration>,
-    ) -> Result<Result<Reservation, Refused>, Missed> {
-        let call = Call { at, valid: self.valid(now), takes: true, ..Call::look() };
-        let Some(said) = self.ask(subjects, Kind::Tokens, tokens, call, now).await? else {
-            return Ok(Ok(Reservation::far(subjects, FarLoan::nothing(self), tokens, None)));
-        };
-        if said.verdict != 0 {
-            let refused = refusal(&said.buckets, Kind::Tokens, tokens, said.now);
-            return refused.map_or_else(|| Err(Missed::not_asked()), |refused| Ok(Err(refused)));
-        }
-        let level = tightest(&said.buckets, said.now);
-        let loan = FarLoan::new(self, said.parts, tokens);
-        Ok(Ok(Reservation::far(subjects, loan, tokens, level)))
     }
 
     /// Tells what was admitted, or used, without an answer.
@@ -319,7 +244,7 @@ impl Shared {
             .quotas()
             .filter_map(|(scope, quota)| Some((scope, quota.as_ref(), quota.shared(kind)?)))
             .collect();
-        if asked.is_empty() && call.sets.is_empty() {
+        if asked.is_empty() && call.sets.is_empty() && call.purse.is_none() {
             return Ok(None);
         }
         let own_time = call.at.is_none();
@@ -334,7 +259,8 @@ impl Shared {
             self.ahead.store(then.saturating_sub(micros(now)), Ordering::Relaxed);
             return Err(Missed::not_asked());
         }
-        let (then, verdict, parts) = wire::read(&answer, &keys, &shapes).ok_or_else(Missed::not_asked)?;
+        let (then, verdict, parts, gone) =
+            wire::read(&answer, &keys, &shapes).ok_or_else(Missed::not_asked)?;
         if own_time {
             self.ahead.store(micros(then) - micros(now), Ordering::Relaxed);
         }
@@ -348,7 +274,7 @@ impl Shared {
                 own.mirror(bucket, then, now);
             }
         }
-        Ok(Some(Said { now: then, verdict, buckets, parts }))
+        Ok(Some(Said { now: then, verdict, buckets, parts, gone }))
     }
 
     /// Until when, by Valkey's clock, a question of now is to be ruled on; `None`: it has not been seen yet.

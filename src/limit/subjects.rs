@@ -16,7 +16,7 @@ use super::budget::Budget;
 use super::name::{Kind, Limit, Scope};
 use super::quota::{Place, Quota};
 use super::rate::Rate;
-use super::shared::{FarLoan, Lease, Owed};
+use super::shared::{FarLoan, Lease, Owed, Share};
 
 const SCOPES_MAX: usize = 5;
 
@@ -77,6 +77,8 @@ pub struct Reservation {
     /// The tightest bucket of tokens that applies.
     pub level: Option<Level>,
     _reserved: Option<Reserved>,
+    /// The same of budgets that processes share.
+    share: Option<Share>,
 }
 
 /// What has been spent of a budget.
@@ -185,7 +187,8 @@ impl Subjects {
         let level = tightest(&buckets, now);
         drop(buckets);
         let subjects = self.clone();
-        Ok(Reservation { subjects, loans, far: None, owes: None, tokens, level, _reserved: reserved })
+        let (far, owes, share) = (None, None, None);
+        Ok(Reservation { subjects, loans, far, owes, tokens, level, _reserved: reserved, share })
     }
 }
 
@@ -239,21 +242,26 @@ pub(super) fn tightest<B: Deref<Target = Bucket>>(
 impl Reservation {
     /// Of buckets that processes share.
     pub(super) fn far(subjects: &Subjects, far: FarLoan, tokens: u64, level: Option<Level>) -> Self {
-        let subjects = subjects.clone();
-        Self { subjects, loans: ArrayVec::new(), far: Some(far), owes: None, tokens, level, _reserved: None }
+        let (subjects, loans, far) = (subjects.clone(), ArrayVec::new(), Some(far));
+        Self { subjects, loans, far, owes: None, tokens, level, _reserved: None, share: None }
     }
 
-    /// The same with what is reserved of budgets.
-    pub(super) fn with(self, reserved: Option<Reserved>) -> Self {
+    /// The same with what is reserved of budgets, here and where processes share them.
+    pub(super) fn with(self, reserved: Reserved, share: Share) -> Self {
         let mut whole = self;
-        whole._reserved = reserved;
+        (whole._reserved, whole.share) = (Some(reserved), Some(share));
         whole
     }
 
-    /// Those who share the buckets did not answer in time: they are told later.
-    pub(super) fn owing(mut self, owed: Owed) -> Self {
-        self.owes = Some(owed);
+    /// Those who share the buckets, and budgets, did not answer in time: they are told later.
+    pub(super) fn owing(mut self, owed: Owed, share: Option<Share>) -> Self {
+        (self.owes, self.share) = (Some(owed), share);
         self
+    }
+
+    /// What it has of budgets that processes share: settled by itself, with the use in the ledger.
+    pub fn take_share(&mut self) -> Option<Share> {
+        self.share.take()
     }
 
     /// What was reserved.

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::limit::{Budget, Goods, Span, Spent};
 use crate::route::{Kind, Resolved, Server};
-use crate::store::Period;
+use crate::store::{Period, today};
 use crate::wire::{Demand, Endpoint, Prompt, Work};
 
 use super::admit::unruled;
@@ -86,7 +86,8 @@ pub(super) async fn reserve(
         None => subjects.reserve(account, tokens, clock(), spent),
         Some(shared) => {
             let waited = &mut ctx.asked.shared;
-            let reserved = shared.reserve(subjects, account, tokens, waited, (clock, spent)).await;
+            let facts = (clock, spent, today(gateway.clock.wall()));
+            let reserved = shared.reserve(subjects, account, tokens, waited, facts).await;
             reserved.map_or_else(unruled, |reservation| Ok(Ok(reservation)))?
         }
     };

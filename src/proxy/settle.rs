@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::config::LogFormat;
+use crate::limit::{Reservation, Share};
 use crate::observe::{ANYBODY, CacheOutcome, Ended, Line, Passed, Phase, milliseconds};
-use crate::store::{Counts, Use};
+use crate::store::{Counts, Use, today};
 use crate::wire::{Usage, Work};
 
 use super::context::Context;
@@ -62,7 +63,7 @@ fn usage(ctx: &Context) -> Usage {
 /// Notes in the ledger what the request used, and settles what it reserved. A request that failed used
 /// nothing, nor did one whose caller left before a server was asked.
 fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
-    let reservation = ctx.guards.reservation.take();
+    let mut reservation = ctx.guards.reservation.take();
     let (asked, told) = (&ctx.asked, &ctx.told);
     let failed = told.refusal.is_some() || ctx.route.failure.is_some() || told.failed || told.status >= 400;
     let unasked = ctx.job.is_some() && ctx.route.attempts == 0;
@@ -98,17 +99,28 @@ fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
         counts.prefill_ms = milliseconds(usage.prefill_ms);
         counts.generation_ms = milliseconds(usage.generation_ms);
     }
+    let share = reservation.as_mut().and_then(Reservation::take_share).or_else(|| share(gateway, ctx));
     let used = Use {
         key: asked.key().unwrap_or(ANYBODY),
         user: asked.user().unwrap_or_default(),
         model: gateway.metrics.model_label(asked.model.as_deref()),
         counts,
+        open: share.as_ref().map(Share::place),
     };
-    gateway.ledger.note(&used, gateway.clock.wall());
+    let now = gateway.clock.wall();
+    gateway.ledger.note(&used, now);
+    if let Some(share) = share {
+        share.settle(counts.tokens(), today(now));
+    }
     learn(ctx, usage);
     if let Some(reservation) = reservation {
         reservation.settle(counts.tokens(), gateway.clock.now());
     }
+}
+
+/// What others who share see of the use of a key with budgets, where nothing was reserved.
+fn share(gateway: &Gateway, ctx: &Context) -> Option<Share> {
+    gateway.shared.as_ref()?.share_anyway(&ctx.asked.caller.as_ref()?.member.account)
 }
 
 /// Tells the upstream what its server reused of the prompt.

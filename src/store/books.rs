@@ -8,11 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 use jiff::ToSpan;
 use jiff::civil::Date;
 
-use super::used::{Account, Counts, OTHER, Period};
+use super::used::{Account, Counts, OTHER, Open, Period};
 
 /// Accounts that are told apart by user, about 16 MiB of them. With a file they are those of one day, so that this
 /// bounds what a day adds to it.
 const ACCOUNTS_MAX: usize = 64 << 10;
+
+/// Shares of budgets that are let go when they are told; those beyond it end by themselves.
+const OPEN_MAX: usize = 64 << 10;
 
 /// What each key has used, by day.
 pub(super) type Days = HashMap<String, BTreeMap<Date, Counts>>;
@@ -21,6 +24,8 @@ pub(super) type Days = HashMap<String, BTreeMap<Date, Counts>>;
 pub(super) struct Books {
     /// What is not in the file yet; without a file, all there is. Accounts of today stay when they are written.
     accounts: HashMap<Account, Counts>,
+    /// Whose shares of budgets are let go when that is told.
+    open: Vec<Open>,
     /// What is in the file and what is not, together.
     days: Days,
     /// The first day that was kept when days were last forgotten.
@@ -54,6 +59,13 @@ impl Books {
         *self.accounts.entry(account).or_default() += counts;
     }
 
+    /// A share that is let go when what was noted until now is told.
+    pub(super) fn note_open(&mut self, open: Open) {
+        if self.open.len() < OPEN_MAX {
+            self.open.push(open);
+        }
+    }
+
     pub(super) fn spent(&self, key: &str, period: Period, today: Date) -> Counts {
         let (first, last) = match period {
             Period::Day => (today, today),
@@ -66,14 +78,26 @@ impl Books {
         sum
     }
 
+    /// The shares that are let go with it.
+    pub(super) fn open(&self) -> &[Open] {
+        &self.open
+    }
+
     /// What is to be written.
     pub(super) fn unwritten(&self) -> impl Iterator<Item = (&Account, Counts)> {
         let some = |(_, counts): &(_, &Counts)| **counts != Counts::default();
         self.accounts.iter().filter(some).map(|(account, counts)| (account, *counts))
     }
 
-    /// Takes in that `written` is in the file, and what else is there, if that was read.
-    pub(super) fn written(&mut self, written: &[(Account, Counts)], read: Option<Days>, today: Date) {
+    /// Takes in that `written` is in the file, the first so many shares let go, and what else is there, if that was
+    /// read.
+    pub(super) fn written(
+        &mut self,
+        (written, open): (&[(Account, Counts)], usize),
+        read: Option<Days>,
+        today: Date,
+    ) {
+        self.open.drain(..open.min(self.open.len()));
         for (account, counts) in written {
             if let Some(unwritten) = self.accounts.get_mut(account) {
                 *unwritten = unwritten.without(*counts);
@@ -156,12 +180,12 @@ mod tests {
         assert_eq!(books.accounts[&account(today, "0")], requests(2), "who is known already stays so");
         // Nor are they after they were written: a day adds no more than that to the file.
         let written: Vec<_> = books.unwritten().map(|(account, counts)| (account.clone(), counts)).collect();
-        books.written(&written, None, today);
+        books.written((&written, 0), None, today);
         assert_eq!(books.unwritten().count(), 0);
         books.note(account(today, "late"), requests(1));
         assert_eq!(books.accounts[&account(today, OTHER)], requests(1));
         let tomorrow = date(2026, 3, 2);
-        books.written(&[], None, tomorrow);
+        books.written((&[], 0), None, tomorrow);
         books.note(account(tomorrow, "early"), requests(1));
         assert_eq!(books.accounts[&account(tomorrow, "early")], requests(1));
         assert_eq!(books.spent("alice", Period::Month, today).requests, ACCOUNTS_MAX as u64 + 103);
@@ -175,7 +199,7 @@ mod tests {
         let written = [(account(today, ""), requests(2))];
         books.note(account(today, ""), requests(5));
         let elsewhere = Days::from([("alice".to_owned(), BTreeMap::from([(today, requests(10))]))]);
-        books.written(&written, Some(elsewhere), today);
+        books.written((&written, 0), Some(elsewhere), today);
         let left: Vec<_> = books.unwritten().collect();
         assert_eq!(left, [(&account(today, ""), requests(5))]);
         assert_eq!(books.spent("alice", Period::Day, today), requests(15));

@@ -7,18 +7,30 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::ToSpan;
 use jiff::civil::Date;
+use tokio::time::timeout;
 
+use super::OPEN;
 use super::books::Days;
-use super::used::{Account, Counts, Filter};
+use super::used::{Account, Counts, Filter, Open};
 use super::valkey::{Link, Script};
 
 /// As SQLite's file would keep it for ever, and a memory not: 400 days.
 const KEPT_MS: u64 = 400 * 86_400_000;
 
 const BATCH_ROWS_MAX: usize = 200;
+const BATCH_OPEN_MAX: usize = 4096;
+
+/// What is read for a report: days, of which some are asked for at once, and counts, six of a row; and how long.
+const DAYS_MAX: usize = 401;
+const DAYS_AT_ONCE: usize = 16;
+const FIELDS_MAX: usize = 1 << 20;
+const READ_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// How many keys' changes the script tells at once.
 const CHANGES_MAX: usize = 100;
@@ -32,13 +44,20 @@ pub(super) struct Far {
     prefix: String,
     mark: String,
     /// The batch whose answer has not come.
-    pending: Option<Vec<(Account, Counts)>>,
+    pending: Option<Batch>,
     number: u64,
     /// What counts there and the ledger has not been told of.
     told: HashMap<Account, Counts>,
     /// The last change that was read, and what each key has used until then.
     seen: u64,
     days: Days,
+}
+
+/// What is told at once.
+#[derive(Default)]
+struct Batch {
+    rows: Vec<(Account, Counts)>,
+    open: Vec<Open>,
 }
 
 /// What the script says.
@@ -54,7 +73,7 @@ impl Far {
     pub(super) fn new(link: Arc<Link>, prefix: &str, replica: &str) -> Self {
         let prefix = format!("{{{prefix}}}");
         Self {
-            script: link.script(concat!("#!lua flags=allow-oom\n", include_str!("usage.lua"))),
+            script: link.script(&format!("#!lua flags=allow-oom\n{OPEN}{}", include_str!("usage.lua"))),
             link,
             mark: format!("{prefix}:usage:replica:{replica}"),
             prefix,
@@ -70,6 +89,7 @@ impl Far {
     pub(super) fn exchange(
         &mut self,
         unwritten: &[(Account, Counts)],
+        open: &[Open],
         first: Date,
     ) -> Result<Option<Days>, String> {
         let before = self.seen;
@@ -83,12 +103,24 @@ impl Far {
             })
             .filter(|(_, counts)| *counts != Counts::default())
             .collect();
-        for batch in rest.chunks(BATCH_ROWS_MAX) {
+        let mut batches: Vec<Batch> = rest
+            .chunks(BATCH_ROWS_MAX)
+            .map(|rows| Batch { rows: rows.to_vec(), ..Batch::default() })
+            .collect();
+        // A share goes with what it was used for, or after that: never before.
+        for open in open.chunks(BATCH_OPEN_MAX) {
+            match batches.last_mut() {
+                Some(last) if last.open.is_empty() => last.open = open.to_vec(),
+                _ => batches.push(Batch { open: open.to_vec(), ..Batch::default() }),
+            }
+        }
+        let asks_alone = batches.is_empty();
+        for batch in batches {
             self.number += 1;
-            self.pending = Some(batch.to_vec());
+            self.pending = Some(batch);
             self.tell(first)?;
         }
-        if rest.is_empty() {
+        if asks_alone {
             self.tell(first)?;
         }
         self.told.clear();
@@ -100,19 +132,7 @@ impl Far {
     }
 
     pub(super) fn rows(&mut self, of: &Filter) -> Result<Vec<(Account, Counts)>, String> {
-        let (days, rows) = (format!("{}:usage:days", self.prefix), format!("{}:usage:rows:", self.prefix));
-        let since = of.since;
-        let link = Arc::clone(&self.link);
-        let found = wait(async move {
-            let mut found: Vec<(String, u64)> = Vec::new();
-            for day in link.members(&days).await? {
-                let is_asked = |date: Date| since.is_none_or(|since| since <= date);
-                if day.parse().is_ok_and(is_asked) {
-                    found.extend(link.fields(&format!("{rows}{day}")).await?);
-                }
-            }
-            Some(found)
-        })?;
+        let found = wait(read_days(&self.link, &self.prefix, of.since))??;
         let mut all: HashMap<Account, Counts> = HashMap::new();
         for (field, count) in found {
             let Some((name, place)) = field.rsplit_once('#') else { continue };
@@ -137,7 +157,7 @@ impl Far {
                 link.run_at_leisure(script, std::slice::from_ref(mark), &arguments).await.ok()
             })?;
             let news = read(&answer).ok_or("Valkey answers what the script does not say")?;
-            for (account, counts) in self.pending.take().into_iter().flatten() {
+            for (account, counts) in self.pending.take().unwrap_or_default().rows {
                 *self.told.entry(account).or_default() += counts;
             }
             if news.last < self.seen {
@@ -172,7 +192,10 @@ impl Far {
             month(first.saturating_add(1.month())),
             KEPT_MS.to_string(),
         ];
-        for (account, counts) in self.pending.iter().flatten() {
+        let (rows, open) = self.pending.as_ref().map_or((&[][..], &[][..]), |it| (&it.rows, &it.open));
+        arguments.push(open.len().to_string());
+        arguments.extend(open.iter().flat_map(|open| [open.key.clone(), open.place.clone()]));
+        for (account, counts) in rows {
             let Account { day, key, user, model } = account;
             let name = serde_json::to_string(&(day, key, user, model)).unwrap_or_default();
             arguments.extend([day.to_string(), key.clone(), name]);
@@ -192,6 +215,51 @@ fn part(counts: &mut Counts, place: usize) -> Option<&mut u64> {
     [requests, prompt_tokens, completion_tokens, cached_tokens, prefill_ms, generation_ms]
         .into_iter()
         .nth(place)
+}
+
+/// The fields of all days from `since` on, several days at once. `None`: Valkey is away; an error: it is too much.
+async fn read_days(
+    link: &Link,
+    prefix: &str,
+    since: Option<Date>,
+) -> Option<Result<Vec<(String, u64)>, String>> {
+    let days = link.members(&format!("{prefix}:usage:days")).await?;
+    let mut days: Vec<Date> = days.iter().filter_map(|day| day.parse().ok()).collect();
+    days.retain(|day| since.is_none_or(|since| since <= *day));
+    days.sort_unstable();
+    // What is older is gone; its day may still be named.
+    days.drain(..days.len().saturating_sub(DAYS_MAX));
+    let count = AtomicUsize::new(0);
+    let read_day = async |day: Date| {
+        let (key, mut fields, mut cursor) = (format!("{prefix}:usage:rows:{day}"), Vec::new(), 0);
+        loop {
+            let (next, some) = link.fields(&key, cursor).await?;
+            if count.fetch_add(some.len(), Ordering::Relaxed) + some.len() > FIELDS_MAX {
+                return Some(Err(format!("more than {FIELDS_MAX} counts; ask for fewer days with `since`")));
+            }
+            fields.extend(some);
+            cursor = next;
+            if cursor == 0 {
+                return Some(Ok(fields));
+            }
+        }
+    };
+    let all = async {
+        let mut found = Vec::new();
+        for days in days.chunks(DAYS_AT_ONCE) {
+            for read in join_all(days.iter().copied().map(read_day)).await {
+                match read? {
+                    Ok(fields) => found.extend(fields),
+                    too_many => return Some(too_many),
+                }
+            }
+        }
+        Some(Ok(found))
+    };
+    // Nothing is told meanwhile.
+    timeout(READ_TIME_MAX, all)
+        .await
+        .unwrap_or_else(|_| Some(Err("it takes too long; ask for fewer days with `since`".to_owned())))
 }
 
 fn read(answer: &[String]) -> Option<News> {

@@ -11,7 +11,7 @@ use jiff::civil::Date;
 use super::books::{Books, Days, first_kept};
 use super::far::Far;
 use super::file::{BUSY_WAIT_MAX, File};
-use super::used::{Account, Counts, Filter, Period, Row, Use, today};
+use super::used::{Account, Counts, Filter, Open, Period, Row, Use, today};
 use super::valkey::Link;
 
 /// Uses of keys. Requests only ever wait for the lock of `books`, which nobody holds over I/O.
@@ -62,7 +62,11 @@ impl Ledger {
     /// Counts a use on the day that the clock says. Does no I/O.
     pub fn note(&self, used: &Use<'_>, now: Timestamp) {
         let account = Account::of(used, today(now));
-        self.books().note(account, used.counts);
+        let mut books = self.books();
+        books.note(account, used.counts);
+        if let Some(place) = used.open {
+            books.note_open(Open { key: used.key.to_owned(), place: place.to_owned() });
+        }
     }
 
     /// Whether it is kept where other processes read it too.
@@ -91,10 +95,13 @@ impl Ledger {
             return Ok(());
         };
         let mut file = lock(file);
-        let unwritten: Vec<_> =
-            self.books().unwritten().map(|(account, counts)| (account.clone(), counts)).collect();
-        let read = file.exchange(&unwritten, first_kept(today))?;
-        self.books().written(&unwritten, read, today);
+        let (unwritten, open) = {
+            let books = self.books();
+            let rows = books.unwritten().map(|(account, counts)| (account.clone(), counts));
+            (rows.collect::<Vec<_>>(), books.open().to_vec())
+        };
+        let read = file.exchange(&unwritten, &open, first_kept(today))?;
+        self.books().written((&unwritten, open.len()), read, today);
         Ok(())
     }
 
@@ -126,10 +133,15 @@ impl Ledger {
 }
 
 impl Keeper {
-    fn exchange(&mut self, unwritten: &[(Account, Counts)], first: Date) -> Result<Option<Days>, String> {
+    fn exchange(
+        &mut self,
+        unwritten: &[(Account, Counts)],
+        open: &[Open],
+        first: Date,
+    ) -> Result<Option<Days>, String> {
         match self {
             Self::File(file) => file.exchange(unwritten, first),
-            Self::Valkey(far) => far.exchange(unwritten, first),
+            Self::Valkey(far) => far.exchange(unwritten, open, first),
         }
     }
 

@@ -10,7 +10,10 @@ mod ledger;
 mod used;
 mod valkey;
 
+/// What requests have of budgets that processes share, for scripts that reserve it.
+pub const OPEN: &str = include_str!("open.lua");
+
 pub use file::read;
 pub use ledger::Ledger;
-pub use used::{Counts, Filter, OTHER, Period, Row, Use, day};
+pub use used::{Counts, Filter, OTHER, Period, Row, Use, day, today};
 pub use valkey::{Address, Dial, Kind, Late, Link, PATIENCE, PATIENCE_REQUIRED, Script, Unanswered};

@@ -22,6 +22,8 @@ pub struct Use<'a> {
     pub user: &'a str,
     pub model: &'a str,
     pub counts: Counts,
+    /// Where processes share budgets: the place of its share of the key's, until this is told.
+    pub open: Option<&'a str>,
 }
 
 /// Sums of uses. They stop at their largest value and never wrap.
@@ -72,13 +74,21 @@ pub(super) struct Account {
     pub(super) model: String,
 }
 
+/// Whose share of the key's budgets is to be let go when what it used is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Open {
+    pub(super) key: String,
+    pub(super) place: String,
+}
+
 /// Reads a day as people write it: `2026-11-24`, and no other way.
 pub fn day(text: &str) -> Result<Date, String> {
     let day = text.parse().ok().filter(|_| text.len() == "2026-11-24".len());
     day.ok_or_else(|| format!("expected a day as YYYY-MM-DD, found `{text}`"))
 }
 
-pub(super) fn today(now: Timestamp) -> Date {
+/// The day that it is, in UTC.
+pub fn today(now: Timestamp) -> Date {
     TimeZone::UTC.to_datetime(now).date()
 }
 
@@ -179,7 +189,7 @@ mod tests {
         for (bytes, told) in [(256, 256), (257, OTHER.len())] {
             let user = "x".repeat(bytes);
             let counts = Counts { requests: 1, ..Counts::default() };
-            let used = Use { key: "alice", user: &user, model: "tiny", counts };
+            let used = Use { key: "alice", user: &user, model: "tiny", counts, open: None };
             assert_eq!(Account::of(&used, day).user.len(), told);
         }
     }

@@ -19,6 +19,7 @@ mod token;
 mod trace;
 mod budget;
 mod shared;
+mod shared_use;
 mod shared_ways;
 mod charge;
 mod cache;

@@ -8,13 +8,6 @@ local DIGIT = 32768
 -- Some hundred years, in microseconds: nothing is owed for longer.
 local OWED_MAX = 4e15
 
--- By the server's clock, unless a test tells the time.
-local function clock(told)
-  if told ~= '0' then return tonumber(told) end
-  local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000000 + tonumber(t[2])
-end
-
 -- The whole part of a * m / d, and the rest; m and d below 2^37.
 local function muldiv(a, m, d)
   local digits = {}

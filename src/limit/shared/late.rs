@@ -39,10 +39,15 @@ impl Missed {
         Self(Some(Asked { late, keys, shapes }))
     }
 
+    /// Whether it may have been ruled on there.
+    pub(super) fn was_asked(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// The buckets it was admitted by, if it was.
     async fn admitted(self) -> Option<Vec<Part>> {
         let Asked { late, keys, shapes } = self.0?;
-        let (_, verdict, parts) = wire::read(&late.answer().await?, &keys, &shapes)?;
+        let (_, verdict, parts, _) = wire::read(&late.answer().await?, &keys, &shapes)?;
         (verdict == 0).then_some(parts)
     }
 }

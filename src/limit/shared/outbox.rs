@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// One thing to be told: of which key, and the seven fields of it.
 #[derive(Debug, Clone)]
-struct Post {
+pub(super) struct Post {
     key: String,
     fields: [String; 7],
 }
@@ -46,11 +46,26 @@ struct State {
     posts: VecDeque<Post>,
     /// What was admitted while nobody answered, by bucket.
     charges: HashMap<String, (SharedShape, u64)>,
-    /// The sets that each place stands in.
-    held: BTreeMap<String, Vec<String>>,
+    /// What each place holds.
+    held: BTreeMap<String, Held>,
     /// The batch that is being told, and its number.
     batch: Vec<Post>,
     number: u64,
+}
+
+/// What a place holds, as it is told again and again.
+#[derive(Default)]
+pub(super) struct Held {
+    posts: Vec<Post>,
+    /// Whether it was.
+    pub(super) is_told: bool,
+}
+
+/// As it is told.
+pub(super) struct Batch {
+    pub(super) number: u64,
+    pub(super) keys: Vec<String>,
+    pub(super) arguments: Vec<String>,
 }
 
 /// A request's places in sets that processes share; left on drop.
@@ -70,7 +85,7 @@ pub(in super::super) struct FarLoan {
 
 impl Outbox {
     pub(super) fn new(link: Arc<Link>, mark: String, lent: Duration) -> Self {
-        let (script, state, news) = (link.script(wire::POST), Mutex::default(), Notify::new());
+        let (script, state, news) = (link.script(&wire::post()), Mutex::default(), Notify::new());
         Self { link, script, mark, lent, state, news }
     }
 
@@ -107,28 +122,55 @@ impl Outbox {
     }
 
     /// Says which places are held; also as soon as there is an answer again.
-    fn renew(&self) {
+    pub(super) fn renew(&self) {
         let mut state = self.state();
         let State { posts, held, .. } = &mut *state;
-        let kept =
-            held.iter().flat_map(|(place, sets)| sets.iter().map(move |set| Post::of(set, "k", [place])));
-        posts.extend(kept);
+        for held in held.values_mut() {
+            held.is_told = true;
+            posts.extend(held.posts.iter().cloned());
+        }
     }
 
     /// Tells all that is to be told, by the time `at` or Valkey's own; whether it was answered.
     pub(super) async fn deliver(&self, at: Option<Duration>) -> bool {
         loop {
-            let Some((keys, arguments)) = self.batch(at) else { return true };
+            let Some(Batch { number, keys, arguments }) = self.batch(at) else { return true };
             let told: Result<i64, _> = self.link.run_at_leisure(&self.script, &keys, &arguments).await;
             if told.is_err() {
                 return false;
             }
-            self.state().batch.clear();
+            self.delivered(number);
         }
     }
 
+    /// That batch counts, whoever else may be telling the next.
+    pub(super) fn delivered(&self, number: u64) {
+        let mut state = self.state();
+        if state.number == number {
+            state.batch.clear();
+        }
+    }
+
+    /// Takes in what a place holds; `is_told`: whether Valkey knows of it.
+    pub(super) fn hold(&self, place: &str, posts: Vec<Post>, is_told: bool) {
+        let mut state = self.state();
+        let held = state.held.entry(place.to_owned()).or_default();
+        held.posts.extend(posts);
+        held.is_told |= is_told;
+    }
+
+    /// A place holds nothing more.
+    pub(super) fn free(&self, place: &str) -> Option<Held> {
+        self.state().held.remove(place)
+    }
+
+    pub(super) fn post(&self, post: Post) {
+        self.state().post(post);
+        self.news.notify_one();
+    }
+
     /// The batch that was not answered, or the next.
-    pub(super) fn batch(&self, at: Option<Duration>) -> Option<(Vec<String>, Vec<String>)> {
+    pub(super) fn batch(&self, at: Option<Duration>) -> Option<Batch> {
         let mut state = self.state();
         if state.batch.is_empty() {
             let count = state.posts.len().min(BATCH_POSTS_MAX);
@@ -157,7 +199,7 @@ impl Outbox {
             keys.push(post.key.clone());
             arguments.extend(post.fields.iter().cloned());
         }
-        Some((keys, arguments))
+        Some(Batch { number: state.number, keys, arguments })
     }
 }
 
@@ -171,11 +213,11 @@ impl State {
 }
 
 impl Post {
-    fn of<const N: usize>(key: &str, kind: &str, fields: [&String; N]) -> Self {
+    pub(super) fn of<const N: usize>(key: &str, kind: &str, fields: [&str; N]) -> Self {
         let mut all: [String; 7] = std::array::from_fn(|_| String::new());
         kind.clone_into(&mut all[0]);
         for (place, field) in fields.into_iter().enumerate() {
-            all[place + 1].clone_from(field);
+            field.clone_into(&mut all[place + 1]);
         }
         Self { key: key.to_owned(), fields: all }
     }
@@ -191,17 +233,17 @@ impl Lease {
     }
 
     /// Takes in that it stands in these sets.
-    pub(super) fn holds(&mut self, sets: Vec<String>) {
-        let mut state = self.shared.outbox.state();
-        state.held.entry(self.place.clone()).or_default().extend(sets);
+    pub(super) fn holds(&mut self, sets: &[String]) {
+        let posts = sets.iter().map(|set| Post::of(set, "k", [&self.place])).collect();
+        self.shared.outbox.hold(&self.place, posts, true);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.shared.outbox.state();
-        for set in state.held.remove(&self.place).unwrap_or_default() {
-            state.post(Post::of(&set, "l", [&self.place]));
+        for Post { key, .. } in state.held.remove(&self.place).unwrap_or_default().posts {
+            state.post(Post::of(&key, "l", [&self.place]));
         }
         drop(state);
         self.shared.outbox.news.notify_one();

@@ -6,6 +6,8 @@
 --   c  charges what was admitted without asking, as far as there is some: count, per, amount, what it holds (2), -
 --   l  leaves a set: the place's name
 --   k  keeps a place: the same
+--   h  has of a key's budgets: the place's name, requests, tokens, the day or nothing
+--   f  has no more of them: the place's name
 
 local now, number, lent = clock(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 if number <= tonumber(redis.call('GET', KEYS[1]) or '0') then return 0 end
@@ -20,6 +22,10 @@ for place = 2, #KEYS do
   elseif kind == 'k' then
     redis.call('ZADD', key, string.format('%.0f', now + lent), f[1])
     redis.call('PEXPIRE', key, string.format('%.0f', math.ceil(lent / 1000) + 60000))
+  elseif kind == 'h' then
+    hold(key, f[1], tonumber(f[2]), tonumber(f[3]), f[4], now, lent)
+  elseif kind == 'f' then
+    let_go(key, f[1])
   else
     for field = 1, 6 do f[field] = tonumber(f[field]) end
     local b = fetch(key, f[1], f[2], now)

@@ -6,9 +6,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::outbox::Batch;
+use super::reserve::Budgeted;
 use super::*;
-use crate::limit::{Account, Allowance, Gate, Grant, Terms};
+use crate::limit::{Account, Allowance, Budget, Gate, Grant, Reservation, Spent, Terms};
 use crate::store::{Address, Dial};
+
+mod budgets;
+
+type NoBudgets = Option<Budgeted<'static, fn(&Budget) -> Spent>>;
+const NO_BUDGETS: NoBudgets = None;
 
 /// A server of its own, killed on drop.
 struct Server(Child, u16);
@@ -41,7 +48,8 @@ async fn replicas(server: &Server) -> [Arc<Shared>; 2] {
         let dial = Dial { address: address.clone(), ca: None };
         let link = Arc::new(Link::new(dial, "{test}:look".to_owned(), Duration::from_secs(1)));
         let lent = Duration::from_secs(100 * 365 * 86_400);
-        Arc::new(Shared { lent, ..Shared::new(link, "test", name.to_owned(), false) })
+        let outbox = Outbox::new(Arc::clone(&link), format!("{{test}}:replica:{name}"), lent);
+        Arc::new(Shared { lent, outbox, ..Shared::new(link, "test", name.to_owned(), false) })
     };
     let both = [replica("one"), replica("two")];
     for shared in &both {
@@ -109,8 +117,8 @@ async fn shared_buckets_rule_as_local_ones_do() {
                 3 | 4 => {
                     let tokens = seed.u64(0..10) * seed.u64(0..10_000) + seed.u64(0..9);
                     let one = local.reserve(None, tokens, at, |_| unreachable!("no budgets"));
-                    let other =
-                        shared.reserve_at(&far, tokens, at, Some(at)).await.expect("there is an answer");
+                    let other = shared.reserve_at(&far, NO_BUDGETS, tokens, at, Some(at)).await;
+                    let other = other.expect("there is an answer");
                     let told = |ruled: &Result<Reservation, Refused>| match ruled {
                         Ok(reservation) => Ok(reservation.level),
                         Err(refused) => Err(*refused),
@@ -144,6 +152,15 @@ async fn shared_buckets_rule_as_local_ones_do() {
     assert!(admitted.iter().all(|count| *count > 100), "both rulings of both kinds: {admitted:?}");
 }
 
+async fn reserve(
+    shared: &Arc<Shared>,
+    subjects: &Subjects,
+    tokens: u64,
+    at: Duration,
+) -> Result<Reservation, Refused> {
+    shared.reserve_at(subjects, NO_BUDGETS, tokens, at, Some(at)).await.expect("there is an answer")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_told_twice_counts_once() {
     let server = Server::start();
@@ -152,16 +169,38 @@ async fn what_is_told_twice_counts_once() {
     let tokens = Allowance { tokens: "1000/day".parse().ok(), ..Allowance::default() };
     subjects.add(Scope::Key, Arc::new(Quota::new("key:twice", tokens)));
     let at = Duration::from_secs(1_790_000_000);
-    let loan = one.reserve_at(&subjects, 900, at, Some(at)).await.expect("an answer").expect("enough");
+    let loan = reserve(&one, &subjects, 900, at).await.expect("enough");
     loan.settle(1000, at);
     // The answer to the first is lost: the batch stands, and is told again.
-    let (keys, arguments) = one.outbox.batch(Some(at)).expect("there is something to tell");
-    let post = one.link.script(wire::POST);
+    let Batch { keys, arguments, .. } = one.outbox.batch(Some(at)).expect("there is something to tell");
+    let post = one.link.script(&wire::post());
     assert_eq!(one.link.run_at_leisure(&post, &keys, &arguments).await.ok(), Some(1));
     assert!(one.outbox.deliver(Some(at)).await);
-    let refused =
-        one.reserve_at(&subjects, 1, at, Some(at)).await.expect("an answer").expect_err("all is used");
+    let refused = reserve(&one, &subjects, 1, at).await.expect_err("all is used");
     assert_eq!(refused.wait, Some(Duration::from_micros(86_400_000)), "one token's time, and no more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_that_deliver_neither_clears_what_the_other_tells() {
+    let server = Server::start();
+    let [one, _] = replicas(&server).await;
+    let mut subjects = Subjects::default();
+    let tokens = Allowance { tokens: "1000/day".parse().ok(), ..Allowance::default() };
+    subjects.add(Scope::Key, Arc::new(Quota::new("key:deliver", tokens)));
+    let at = Duration::from_secs(1_790_000_000);
+    let use_up = async |used| reserve(&one, &subjects, 100, at).await.expect("enough").settle(used, at);
+    use_up(101).await;
+    let first = one.outbox.batch(Some(at)).expect("there is something to tell");
+    // Meanwhile another tells it too, and something after it, which is not answered.
+    assert!(one.outbox.deliver(Some(at)).await);
+    use_up(102).await;
+    let second = one.outbox.batch(Some(at)).expect("there is something to tell");
+    one.outbox.delivered(first.number);
+    let again = one.outbox.batch(Some(at)).expect("it is still to be told");
+    assert_eq!((again.number, again.arguments), (second.number, second.arguments));
+    assert!(one.outbox.deliver(Some(at)).await && one.outbox.batch(Some(at)).is_none());
+    let refused = reserve(&one, &subjects, 798, at).await.expect_err("203 are used");
+    assert_eq!(refused.wait, Some(Duration::from_micros(86_400_000)), "one token's time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

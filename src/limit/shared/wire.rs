@@ -2,16 +2,31 @@
 
 use std::time::Duration;
 
+use jiff::civil::Date;
+
+use crate::store::OPEN;
+
 use super::super::bucket::{SharedShape, Told};
+use super::super::budget::{Budget, Goods, Span};
 
 /// `allow-oom`: limits are small and end by themselves, so a Valkey that is full of answers still counts.
-pub(super) const ADMIT: &str =
-    concat!("#!lua flags=allow-oom\n", include_str!("bucket.lua"), include_str!("admit.lua"));
-pub(super) const POST: &str =
-    concat!("#!lua flags=allow-oom\n", include_str!("bucket.lua"), include_str!("post.lua"));
+fn script(text: &str) -> String {
+    format!("#!lua flags=allow-oom\n{OPEN}{}{text}", include_str!("bucket.lua"))
+}
+
+pub(super) fn admit() -> String {
+    script(include_str!("admit.lua"))
+}
+
+pub(super) fn post() -> String {
+    script(include_str!("post.lua"))
+}
 
 /// Of each bucket in the answer.
 const FIELDS: usize = 5;
+
+/// Doubles are exact so far: more counts as that.
+const COUNT_MAX: u64 = 1 << 50;
 
 /// What is asked beside the buckets.
 pub(super) struct Call<'a> {
@@ -23,6 +38,25 @@ pub(super) struct Call<'a> {
     pub(super) place: &'a str,
     /// With how many may be there.
     pub(super) sets: Vec<(&'a str, u32)>,
+    pub(super) purse: Option<Purse<'a>>,
+}
+
+/// The budgets of a key.
+pub(super) struct Purse<'a> {
+    /// Under it stands what requests have of them, and under the other what was used in the month.
+    pub(super) open: String,
+    pub(super) month: String,
+    pub(super) day: Date,
+    pub(super) budgets: &'a [Budget],
+}
+
+/// What is gone of a key's budgets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gone {
+    /// Requests and tokens.
+    pub(super) day: (u64, u64),
+    pub(super) month: (u64, u64),
+    pub(super) reserved: (u64, u64),
 }
 
 /// A bucket as it stands.
@@ -40,7 +74,15 @@ pub(super) struct Part {
 impl<'a> Call<'a> {
     /// Takes nothing.
     pub(super) fn look() -> Self {
-        Self { at: None, valid: None, takes: false, lent: Duration::ZERO, place: "", sets: Vec::new() }
+        Self {
+            at: None,
+            valid: None,
+            takes: false,
+            lent: Duration::ZERO,
+            place: "",
+            sets: Vec::new(),
+            purse: None,
+        }
     }
 
     /// The script's keys and arguments, and the buckets' shapes.
@@ -56,6 +98,9 @@ impl<'a> Call<'a> {
             self.lent.as_micros().to_string(),
             self.place.to_owned(),
             buckets.len().to_string(),
+            self.purse.as_ref().map_or_else(String::new, |purse| purse.day.to_string()),
+            self.purse.as_ref().map_or(0, |purse| purse.budgets.len()).to_string(),
+            count(amount),
         ];
         for (_, shape) in &buckets {
             let (cost, holds) = (shape.cost(amount), shape.holds());
@@ -66,8 +111,21 @@ impl<'a> Call<'a> {
         arguments.extend(self.sets.iter().map(|(_, most)| most.to_string()));
         let (mut keys, shapes): (Vec<_>, Vec<_>) = buckets.into_iter().unzip();
         keys.extend(self.sets.iter().map(|(name, _)| (*name).to_owned()));
+        if let Some(Purse { open, month, budgets, .. }) = self.purse {
+            for budget in budgets {
+                let goods = if budget.goods == Goods::Requests { "r" } else { "t" };
+                let span = if budget.per == Span::Day { "d" } else { "m" };
+                arguments.extend([goods.to_owned(), span.to_owned(), count(budget.amount)]);
+            }
+            keys.extend([open, month]);
+        }
         (keys, arguments, shapes)
     }
+}
+
+/// A count as scripts read it.
+pub(super) fn count(count: u64) -> String {
+    count.min(COUNT_MAX).to_string()
 }
 
 /// A moment as scripts read it; `None`: 0.
@@ -75,16 +133,15 @@ pub(super) fn time(at: Option<Duration>) -> String {
     at.map_or_else(|| "0".to_owned(), |at| at.as_micros().to_string())
 }
 
-/// Its time, its verdict, and the buckets; `None`: it is no answer of the script.
+/// Its time, its verdict, the buckets, and what is gone of the budgets where they were asked for; `None`: it is no
+/// answer of the script.
 pub(super) fn read(
     answer: &[i64],
     keys: &[String],
     shapes: &[SharedShape],
-) -> Option<(Duration, i64, Vec<Part>)> {
+) -> Option<(Duration, i64, Vec<Part>, Option<Gone>)> {
     let (head, rest) = answer.split_first_chunk::<2>()?;
-    if rest.len() != FIELDS * shapes.len() {
-        return None;
-    }
+    let (rest, gone) = rest.split_at_checked(FIELDS * shapes.len())?;
     let natural = |value: i64| u64::try_from(value).ok();
     let part = |((key, shape), fields): ((&String, &SharedShape), &[i64])| {
         let &[micros, parts, seen, epoch, taken] = fields else { return None };
@@ -92,5 +149,11 @@ pub(super) fn read(
         Some(Part { key: key.clone(), shape: *shape, told, epoch: natural(epoch)?, taken: natural(taken)? })
     };
     let parts: Option<Vec<Part>> = keys.iter().zip(shapes).zip(rest.chunks(FIELDS)).map(part).collect();
-    Some((Duration::from_micros(natural(head[0])?), head[1], parts?))
+    let two = |one, other| Some((natural(one)?, natural(other)?));
+    let gone = match *gone {
+        [] => None,
+        [a, b, c, d, e, f] => Some(Gone { day: two(a, b)?, month: two(c, d)?, reserved: two(e, f)? }),
+        _ => return None,
+    };
+    Some((Duration::from_micros(natural(head[0])?), head[1], parts?, gone))
 }

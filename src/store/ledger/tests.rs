@@ -54,7 +54,7 @@ fn used<'a>(key: &'a str, user: &'a str, tokens: u64) -> Use<'a> {
         prefill_ms: 3 * tokens,
         generation_ms: 4 * tokens,
     };
-    Use { key, user, model: "tiny", counts }
+    Use { key, user, model: "tiny", counts, open: None }
 }
 
 fn all(path: &Path) -> Vec<Row> {
