@@ -84,8 +84,10 @@ pub(super) fn tell_all(gateway: &Gateway) {
     let (Some(shared), Some(depot)) = (&gateway.shared, &gateway.depot) else { return };
     let tell = || {
         let Ok(runtime) = Builder::new_current_thread().enable_time().build() else { return };
-        let all = async { tokio::join!(shared.tell_all(), depot.is_written()) };
-        let _ = runtime.block_on(timeout(TELL_TIME_MAX, all));
+        runtime.block_on(async {
+            let all = async { tokio::join!(shared.tell_all(), depot.is_written()) };
+            let _ = timeout(TELL_TIME_MAX, all).await;
+        });
     };
     let told = std::thread::scope(|scope| scope.spawn(tell).join());
     if told.is_err() {
