@@ -219,6 +219,13 @@ class Bench:
         command = [TARGET / "bare", "--listen", f"127.0.0.1:{port}", "--server", f"127.0.0.1:{server.port}", *flags]
         return self.start("bare", command, port)
 
+    def valkey(self):
+        port, here = free_port(), "/usr/sbin:/usr/local/bin:" + os.environ["PATH"]
+        found = shutil.which("valkey-server", path=here) or shutil.which("redis-server", path=here)
+        if not found:
+            sys.exit("error: valkey-server or redis-server is missing: apt-get install redis-server")
+        return self.start("valkey", [found, "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", self.folder], port)
+
     def gateway(self, server, cache="256MiB", keys=1, models=1, server_keys="", binary=None, edit=None, under=(), within=30):
         """`under`: a command that runs the binary; `within`: seconds until it is ready."""
         port, admin, folder = free_port(), free_port(), pathlib.Path(tempfile.mkdtemp(dir=self.folder))
@@ -525,6 +532,37 @@ def admissions(bench, crowd):
     bench.stop()
 
 
+def shared(bench):
+    """What it costs one of several replicas that limits, and answers, are shared: Valkey is on this machine."""
+    server, valkey = bench.origin(), bench.valkey()
+    url = f"redis://127.0.0.1:{valkey.port}"
+    share = {"edit": lambda text: text.replace("usage: {path: usage.db}", f'shared: {{valkey: "{url}"}}')}
+    proxies = {
+        "limits alone": bench.gateway(server, cache="0B"),
+        "limits, shared": bench.gateway(server, cache="0B", **share),
+        "limits and cache alone": bench.gateway(server),
+        "limits and cache, shared": bench.gateway(server, **share),
+    }
+    for proxy in proxies.values():
+        load(proxy.port, seconds=1)
+
+    def measure(proxy):
+        gateway, other = cpu(proxy.pid), cpu(valkey.pid)
+        count = load(proxy.port, seconds=bench.args.seconds)["requests"]
+        per = [(cpu(pid) - before) * 1e6 / count for pid, before in ((proxy.pid, gateway), (valkey.pid, other))]
+        took = load(proxy.port, seconds=bench.args.seconds, connections=1)["took"]
+        time.sleep(0.5)
+        lines = (proxy.folder / "access.log").read_text().splitlines()[-1000:]
+        waited = statistics.median(json.loads(line).get("shared_ms") or 0 for line in lines)
+        return (*per, took["p50"], took["p99"], 1000 * waited)
+
+    samples = bench.alternated(proxies, measure)
+    kinds = ("the gateway's CPU", "Valkey's CPU", "p50 at one connection", "p99 at one connection", "p50 of the wait for Valkey")
+    for place, kind in enumerate(kinds):
+        table(f"Shared, a request: {kind}", {name: [it[place] for it in each] for name, each in samples.items()}, "µs", "limits alone")
+    bench.stop()
+
+
 def train(bench):
     """Drives a gateway as its callers do, for scripts/pgo: nothing is measured."""
     server = bench.origin(events=20, every_ms=1)
@@ -536,7 +574,7 @@ def train(bench):
     bench.stop()
 
 
-SECTIONS = {"requests": requests, "hits": hits, "streams": streams, "latency": latency, "bodies": bodies, "memory": memory, "growth": growth}
+SECTIONS = {"requests": requests, "hits": hits, "streams": streams, "latency": latency, "bodies": bodies, "memory": memory, "growth": growth, "shared": shared}
 
 
 def main():
