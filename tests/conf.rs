@@ -38,6 +38,9 @@ fn settings(text: &str) -> Settings {
     loaded.settings
 }
 
+/// What a cluster mounts beside a Secret's keys.
+const K8S: [&str; 2] = ["conf/k8s/gateway.yaml", "conf/k8s-scaled/gateway.yaml"];
+
 /// Those that a gateway is started with; `keys.yaml` is one that they name.
 fn conf_files() -> Vec<PathBuf> {
     yaml_files("conf").into_iter().filter(|file| !file.ends_with("keys.yaml")).collect()
@@ -47,7 +50,7 @@ fn conf_files() -> Vec<PathBuf> {
 fn every_file_in_conf_loads_without_a_warning() {
     let files = conf_files();
     assert!(files.len() >= 6);
-    for file in files.into_iter().chain([folder("conf/k8s/gateway.yaml")]) {
+    for file in files.into_iter().chain(K8S.map(folder)) {
         let loaded = config::load(&file, &no_variables).unwrap_or_else(|faults| panic!("{faults}"));
         assert_eq!(loaded.warnings, Vec::<String>::new(), "{}", file.display());
     }
@@ -56,20 +59,22 @@ fn every_file_in_conf_loads_without_a_warning() {
 /// What the manifests say of the gateway's file is what stands in it.
 #[test]
 fn the_pod_has_the_ports_and_the_time_that_its_file_asks_for() {
-    let file = config::load(&folder("conf/k8s/gateway.yaml"), &no_variables).unwrap().settings;
     let deployment = fs::read_to_string(folder("conf/k8s/deployment.yaml")).unwrap();
     let seconds = |key: &str| -> u64 {
         let line = deployment.lines().find_map(|line| line.trim().strip_prefix(key)).unwrap();
         line.trim().parse().unwrap()
     };
-    let needed = file.server.pre_stop + file.server.grace_period;
-    assert!(seconds("terminationGracePeriodSeconds:") > needed.as_secs(), "{needed:?}");
-    let metrics = file.metrics.unwrap().address;
-    for (name, port) in [("http", file.listen[0].address.port()), ("metrics", metrics.port())] {
-        let named = format!("{{name: {name}, containerPort: {port}}}");
-        assert!(deployment.contains(&named), "{named}");
+    for file in K8S {
+        let file = config::load(&folder(file), &no_variables).unwrap().settings;
+        let needed = file.server.pre_stop + file.server.grace_period;
+        assert!(seconds("terminationGracePeriodSeconds:") > needed.as_secs(), "{needed:?}");
+        let metrics = file.metrics.unwrap().address;
+        for (name, port) in [("http", file.listen[0].address.port()), ("metrics", metrics.port())] {
+            let named = format!("{{name: {name}, containerPort: {port}}}");
+            assert!(deployment.contains(&named), "{named}");
+        }
+        assert!(deployment.contains(&format!("prometheus.io/port: \"{}\"", metrics.port())));
     }
-    assert!(deployment.contains(&format!("prometheus.io/port: \"{}\"", metrics.port())));
 }
 
 #[test]

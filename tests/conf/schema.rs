@@ -10,7 +10,7 @@ use jsonschema::Validator;
 use pingora::server::configuration::ServerConf;
 use serde_json::{Map, Value, json};
 
-use super::{CONTRACT, conf_files, folder, yaml_files};
+use super::{CONTRACT, K8S, conf_files, folder, yaml_files};
 
 fn schema() -> Value {
     serde_json::from_str(SCHEMA).unwrap()
@@ -284,12 +284,12 @@ fn yaml(text: &str) -> Option<Value> {
 #[test]
 fn every_file_in_conf_is_valid_and_names_its_schema() {
     let validator = validator();
-    for file in conf_files().into_iter().chain([folder("conf/k8s/gateway.yaml")]) {
+    for file in conf_files().into_iter().chain(K8S.map(folder)) {
         let text = std::fs::read_to_string(&file).unwrap();
         let faults =
             validator.iter_errors(&yaml(&text).unwrap()).map(|it| it.to_string()).collect::<Vec<_>>();
         assert!(faults.is_empty(), "{}: {faults:#?}", file.display());
-        let schema = if file.ends_with("k8s/gateway.yaml") { "../schema.json" } else { "schema.json" };
+        let schema = if K8S.iter().any(|it| file.ends_with(it)) { "../schema.json" } else { "schema.json" };
         let names = format!("# yaml-language-server: $schema={schema}\n");
         assert!(text.starts_with(&names), "{}", file.display());
     }
