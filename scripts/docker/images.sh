@@ -18,6 +18,8 @@ make_images() {
     pulled "$runtime" || step "$runtime cannot be pulled; making a stand-in" make_distroless "$runtime"
     step "llama-server's stand-in" make_llama
     pulled "$prometheus" || step "$prometheus cannot be pulled; making a stand-in" make_prometheus "$prometheus"
+    pulled "$VALKEY_IMAGE" || step "$VALKEY_IMAGE cannot be pulled; making a stand-in" make_valkey "$VALKEY_IMAGE"
+    pulled "$HAPROXY_IMAGE" || step "$HAPROXY_IMAGE cannot be pulled; making a stand-in" make_haproxy "$HAPROXY_IMAGE"
     # shellcheck disable=SC2034 # for scripts/test-docker
     if pulled "$grafana"; then GRAFANA=$grafana; fi
 }
@@ -113,6 +115,29 @@ CMD ["--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prome
 EOF
     docker build -q --network host -t "$tag" "$context" >/dev/null
     rm -rf "$context"
+}
+
+# Debian has Redis, of the same protocol; here under the names of the official image's programs, which ask nobody in
+# their network for a password either.
+make_valkey() {
+    docker build -q --network host -t "$1" - >/dev/null <<'EOF'
+FROM debian:bookworm-slim
+RUN apt-get update && apt-get install -y --no-install-recommends redis-server && rm -rf /var/lib/apt/lists/* \
+    && ln -s redis-cli /usr/bin/valkey-cli \
+    && printf '#!/bin/sh\nexec redis-server "$@" --protected-mode no\n' >/usr/bin/valkey-server \
+    && chmod +x /usr/bin/valkey-server
+VOLUME /data
+WORKDIR /data
+EOF
+}
+
+make_haproxy() {
+    docker build -q --network host -t "$1" - >/dev/null <<'EOF'
+FROM debian:bookworm-slim
+RUN apt-get update && apt-get install -y --no-install-recommends haproxy && rm -rf /var/lib/apt/lists/*
+USER haproxy
+CMD ["haproxy", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]
+EOF
 }
 
 make_llama() {
