@@ -109,6 +109,33 @@ async fn hits_count_to_a_budget_of_requests_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_budget_goes_on_without_valkey_and_counts_once_when_it_is_back() {
+    let (llama, valkey) = (llama::scripted().start().await, valkey::start().await);
+    let keys = auth(&[("alice", "sk-alice", "budget: [{requests: 6/day}]")]);
+    let [one, other] = replicas::<2>(&llama, &valkey, "required: false", &keys).await;
+    let send = async |gateway: &Gateway, text: &str| gateway.send(chat(text).key("sk-alice")).await;
+    assert_eq!(send(&one, "1").await.status, 200);
+    valkey.signal("STOP");
+    // Asked in vain, then not asked.
+    for text in ["2", "3"] {
+        assert_eq!(send(&one, text).await.status, 200);
+    }
+    eventually!(counted(&one, "shared_up").await == 0.0);
+    assert_eq!(send(&one, "4").await.status, 200);
+    valkey.signal("CONT");
+    eventually!(counted(&one, "shared_up").await == 1.0 && counted(&other, "shared_up").await == 1.0);
+    let used = async || {
+        let usage = other.send(get("/v1/usage").key("sk-alice")).await.json();
+        usage["used"]["day"]["requests"].as_u64().expect("a number")
+    };
+    eventually!(used().await == 4 && told(&valkey) == 4);
+    eventually!(valkey.ask(&["HLEN", "{ai-gateway}:open:alice"]) == "0");
+    assert_eq!((send(&other, "5").await.status, send(&one, "6").await.status), (200, 200));
+    eventually!(used().await == 6);
+    refused(&send(&other, "7").await, 429, "budget_exceeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_replica_loses_a_seconds_use_at_most() {
     let (llama, valkey) = (llama::scripted().start().await, valkey::start().await);
     let keys = auth(&[("alice", "sk-alice", "")]);
