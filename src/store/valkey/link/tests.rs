@@ -57,7 +57,7 @@ async fn a_silent_valkey_is_given_up_within_five_turns_of_the_timer() {
     tokio::spawn(async move { keeps.keep().await });
     let none: [String; 0] = [];
     let mut asked = 0;
-    for round in 0..20 {
+    for round in 0..5 {
         silent.store(false, Ordering::Relaxed);
         while !link.is_up() || link.is_in_doubt() {
             sleep(Duration::from_millis(1)).await;
@@ -77,5 +77,5 @@ async fn a_silent_valkey_is_given_up_within_five_turns_of_the_timer() {
         let told = link.run::<i64>(&script, &none, &none);
         assert!(matches!(futures_util::FutureExt::now_or_never(told), Some(Err(Unanswered::Away))));
     }
-    assert!(asked > 100, "{asked}");
+    assert!(asked > 20, "{asked}");
 }
