@@ -135,6 +135,9 @@ async fn places_are_shared_and_those_of_a_killed_replica_come_back() {
     assert_eq!(ask().await, 429);
     second.leaves();
     eventually!(ask().await == 504);
+    // Who only asked has its place until Valkey is told.
+    let places = valkey.ask(&["KEYS", "*at_once*"]);
+    eventually!(valkey.ask(&["ZCARD", &places]) == "1", "{places}");
     let _second = other.caller().await.ask(chat("another").key("sk-alice")).await;
     eventually!(llama.requests() == 3);
     assert_eq!(ask().await, 429);
