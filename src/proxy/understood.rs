@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::header;
 use pingora_proxy::Session;
 use serde_json::{Map, Value};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 
 use crate::cache::{Dialect, Form, Gist, digest, is_deterministic};
@@ -25,6 +26,8 @@ pub(super) enum Understood {
         changes: Changes,
         /// Its gist, where it was taken ahead.
         digested: Option<Box<Gist>>,
+        /// A large one's turn to be read, which is over when this is dropped.
+        _turn: Option<OwnedSemaphorePermit>,
     },
     Form {
         model: Option<Model>,
@@ -62,26 +65,27 @@ pub(super) async fn parse(
 ) -> Result<Understood, Refusal> {
     let remote_media = gateway.settings.body.remote_media;
     if body.len() <= READ_AT_ONCE_BYTES_MAX {
-        return read(body, remote_media);
+        return read(body, remote_media, None);
     }
+    let turn = gateway.bodies.turn(body.len()).await;
     let (apart, path) = (body.clone(), endpoint.path);
     let beside = spawn_blocking(move || {
-        read(&apart, remote_media).map(|mut understood| {
+        read(&apart, remote_media, turn).map(|mut understood| {
             understood.digest_ahead(path);
             understood
         })
     });
-    beside.await.unwrap_or_else(|_| read(body, remote_media))
+    beside.await.unwrap_or_else(|_| read(body, remote_media, None))
 }
 
-fn read(body: &[u8], remote_media: bool) -> Result<Understood, Refusal> {
+fn read(body: &[u8], remote_media: bool, turn: Option<OwnedSemaphorePermit>) -> Result<Understood, Refusal> {
     let document = wire::parse(body)?;
     let stream = wire::wants_stream(&document.members)?;
     wire::refuse_slot(&document.members)?;
     if !remote_media && let Some(member) = wire::remote_media(&document.members) {
         return Err(Refusal::RemoteMedia(member));
     }
-    Ok(Understood::Json { document, stream, changes: Changes::default(), digested: None })
+    Ok(Understood::Json { document, stream, changes: Changes::default(), digested: None, _turn: turn })
 }
 
 impl Understood {

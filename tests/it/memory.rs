@@ -1,5 +1,8 @@
 //! What the cache costs in memory: `size` is what it takes, and little more.
 
+use serde_json::json;
+
+use crate::support::client::post;
 use crate::support::gateway::{self, chat, chat_stream};
 use crate::support::llama;
 
@@ -41,6 +44,33 @@ async fn a_full_cache_takes_what_the_file_says() {
     println!("idle {} KiB, full {} KiB above it, {stats}", idle >> 10, above() >> 10);
     eventually!(above() < most, "{} KiB above idle, {} allowed", above() >> 10, most >> 10);
     println!("settled: {} KiB above idle", above() >> 10);
+}
+
+/// 150 KB of short messages take more than a megabyte when they are read: not of all callers at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_are_read_in_turns() {
+    const CALLERS: usize = 400;
+    let llama = llama::scripted().holds().start().await;
+    let gateway = gateway::before(&llama).yaml("server: {threads: 1}").unprobed().start().await;
+    let idle = gateway.resident_bytes_max();
+    let asked = |number: usize| {
+        let message = |part: usize| json!({"role": "user", "content": format!("{number} {part}")});
+        let messages: Vec<_> = (0..3800).map(message).collect();
+        post("/v1/chat/completions").json(&json!({"model": "tiny", "messages": messages}))
+    };
+    let mut ready = Vec::new();
+    for number in 0..CALLERS {
+        ready.push((gateway.caller().await, asked(number)));
+    }
+    let all: tokio::task::JoinSet<_> = ready.into_iter().map(|(caller, asked)| caller.ask(asked)).collect();
+    let callers = all.join_all().await;
+    eventually!(llama.requests() == CALLERS);
+    let above = gateway.resident_bytes_max() - idle;
+    println!("{} MiB above idle", above >> 20);
+    // Each is held as it came, to be sent again where its server fails.
+    let bodies = CALLERS as u64 * (150 << 10);
+    assert!(above < 2 * bodies + (200 << 20), "{} MiB above idle", above >> 20);
+    drop(callers);
 }
 
 /// Of each form: a thousand together, where a process may have so many files open (`make test` sees to it).

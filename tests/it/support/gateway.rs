@@ -376,9 +376,18 @@ impl Gateway {
 
     /// What the process has in memory.
     pub(crate) fn resident_bytes(&self) -> u64 {
+        self.bytes_of("VmRSS:")
+    }
+
+    /// The most that it ever had.
+    pub(crate) fn resident_bytes_max(&self) -> u64 {
+        self.bytes_of("VmHWM:")
+    }
+
+    fn bytes_of(&self, what: &str) -> u64 {
         let id = self.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the gateway runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says so");
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("Linux says so");
         let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
         kib << 10
     }
