@@ -14,9 +14,9 @@ COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 COPY fuzz/Cargo.toml fuzz/
 COPY bench/Cargo.toml bench/
-RUN mkdir src \
+RUN mkdir src bench/src \
     && echo 'fn main() {}' > src/main.rs \
-    && touch src/lib.rs \
+    && touch src/lib.rs bench/src/lib.rs \
     && cargo build --release --locked
 COPY conf/schema.json conf/
 COPY src src

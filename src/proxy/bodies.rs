@@ -15,9 +15,8 @@ const READ_KIB_MAX: usize = 64 << 10;
 pub struct Bodies {
     bytes: Arc<AtomicU64>,
     bytes_max: u64,
-    /// A permit for each KiB that may be read now, of `kib` in all.
+    /// A permit for each KiB that may be read now.
     turns: Arc<Semaphore>,
-    kib: usize,
 }
 
 /// A body's share of that memory; returned on drop.
@@ -31,12 +30,12 @@ impl Bodies {
     pub(super) fn new(bytes_max: u64) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let kib = (processors * READ_KIB_EACH).min(READ_KIB_MAX);
-        Self { bytes: Arc::default(), bytes_max, kib, turns: Arc::new(Semaphore::new(kib)) }
+        Self { bytes: Arc::default(), bytes_max, turns: Arc::new(Semaphore::new(kib)) }
     }
 
     /// The same memory, with another bound.
     pub(super) fn bounded(&self, bytes_max: u64) -> Self {
-        Self { bytes: Arc::clone(&self.bytes), bytes_max, kib: self.kib, turns: Arc::clone(&self.turns) }
+        Self { bytes: Arc::clone(&self.bytes), bytes_max, turns: Arc::clone(&self.turns) }
     }
 
     /// An empty share, to grow as the body arrives.
@@ -46,7 +45,8 @@ impl Bodies {
 
     /// Waits until a large body may be read. What is returned goes with what was read; `None`: never.
     pub(super) async fn turn(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let kib = u32::try_from(bytes.div_ceil(1024).min(self.kib)).ok()?;
+        // A larger one takes a processor's part, so that there is always one for each.
+        let kib = u32::try_from(bytes.div_ceil(1024).min(READ_KIB_EACH)).ok()?;
         Arc::clone(&self.turns).acquire_many_owned(kib).await.ok()
     }
 

@@ -24,7 +24,7 @@ use super::valkey::{Link, Script};
 const KEPT_MS: u64 = 400 * 86_400_000;
 
 const BATCH_ROWS_MAX: usize = 200;
-const BATCH_OPEN_MAX: usize = 4096;
+const BATCH_OPEN_MAX: usize = 256;
 
 /// What is read for a report: days, of which some are asked for at once, and counts, six of a row; and how long.
 const DAYS_MAX: usize = 401;

@@ -2,7 +2,8 @@
 --
 -- Of each key a hash: each request's share by its place, "requests tokens day", without a day while it is under way; and
 -- the sums of these: `=#r` and `=#t` of what is reserved, `=2026-11-30#r` and `=2026-11#r` … of what was used. Beside it
--- a sorted set, until when each share stands unless it is renewed. One that was told stays in that for a while, so that
+-- a sorted set (its name ends in a control character, which no key's name has), until when each share stands unless it
+-- is renewed. One that was told stays in that for a while, so that
 -- what comes later does not bring it back.
 
 -- Longer than what a replica tells is under way, in microseconds.
@@ -39,16 +40,16 @@ local function let_go(open, place)
 end
 
 local function stands_until(open, place, now, lent)
-  redis.call('ZADD', open .. ':ends', whole(now + lent), place)
+  redis.call('ZADD', open .. '\31ends', whole(now + lent), place)
   local kept = whole(math.ceil(lent / 1000) + 60000)
-  redis.call('PEXPIRE', open .. ':ends', kept)
+  redis.call('PEXPIRE', open .. '\31ends', kept)
   redis.call('PEXPIRE', open, kept)
 end
 
 -- In place of what it had, unless it was told.
 local function hold(open, place, requests, tokens, day, now, lent)
   local share = redis.call('HEXISTS', open, place) == 1
-  if not share and redis.call('ZSCORE', open .. ':ends', place) then return end
+  if not share and redis.call('ZSCORE', open .. '\31ends', place) then return end
   let_go(open, place)
   redis.call('HSET', open, place, whole(requests) .. ' ' .. whole(tokens) .. ' ' .. day)
   count(open, requests, tokens, day)
@@ -65,10 +66,10 @@ end
 local function lapse(open, now)
   local ended
   repeat
-    ended = redis.call('ZRANGEBYSCORE', open .. ':ends', '-inf', whole(now), 'LIMIT', '0', '1000')
+    ended = redis.call('ZRANGEBYSCORE', open .. '\31ends', '-inf', whole(now), 'LIMIT', '0', '1000')
     for _, place in ipairs(ended) do
       let_go(open, place)
-      redis.call('ZREM', open .. ':ends', place)
+      redis.call('ZREM', open .. '\31ends', place)
     end
   until #ended < 1000
 end

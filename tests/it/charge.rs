@@ -151,8 +151,9 @@ async fn a_list_of_many_prompts_is_not_held_twice() {
         waiting.push(gateway.caller().await.ask(post("/completion").body(body)).await);
         eventually!(llama.requests() == number + 1);
     }
-    let grown = (gateway.resident_bytes() - idle) >> 20;
-    assert!(grown < 96, "{grown} MiB, body.total is 32 MiB");
+    // What was let go of is given back to the system in a while.
+    let grown = || gateway.resident_bytes().saturating_sub(idle) >> 20;
+    eventually!(grown() < 96, "{} MiB, body.total is 32 MiB", grown());
 }
 
 #[tokio::test(flavor = "multi_thread")]
