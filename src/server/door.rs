@@ -35,9 +35,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// be 64 KiB for each connection.
 const READ_BUFFER_BYTES: usize = 16 << 10;
 
-/// An answer of a few hundred tokens goes out with its header in one piece; in Pingora's 1460 bytes, the header alone
-/// fits beside most of ours, and each piece is a system call and a packet. Nothing waits here: who writes flushes.
-const WRITE_BUFFER_BYTES: usize = 4 << 10;
+/// An answer goes out with its header in one piece, a replayed stream of some kilobytes too; into Pingora's 1460 bytes
+/// little fits beside the header alone, and each piece is a system call and a packet. Nothing waits here: who writes
+/// flushes.
+const WRITE_BUFFER_BYTES: usize = 16 << 10;
 
 /// What the doors of all services share.
 pub(super) struct Doors {

@@ -62,16 +62,13 @@ local function told(open, place, now)
   stands_until(open, place, now, TOLD_FOR)
 end
 
--- Those whose time is over: of replicas that were killed.
+-- Those whose time is over, of replicas that were killed: some of them, since meanwhile nobody else is answered. Each
+-- request looks, and adds one.
 local function lapse(open, now)
-  local ended
-  repeat
-    ended = redis.call('ZRANGEBYSCORE', open .. '\31ends', '-inf', whole(now), 'LIMIT', '0', '1000')
-    for _, place in ipairs(ended) do
-      let_go(open, place)
-      redis.call('ZREM', open .. '\31ends', place)
-    end
-  until #ended < 1000
+  for _, place in ipairs(redis.call('ZRANGEBYSCORE', open .. '\31ends', '-inf', whole(now), 'LIMIT', '0', '100')) do
+    let_go(open, place)
+    redis.call('ZREM', open .. '\31ends', place)
+  end
 end
 
 -- Requests and tokens of the day, of the month, and reserved; `month` is where the ledger tells that.
