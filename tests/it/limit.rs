@@ -4,14 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::client::Answer;
-use crate::support::expect::{auth, refused, says_when};
+use crate::support::expect::{auth, passed, refused, says_when};
 use crate::support::gateway::{self, chat, chat_stream};
 use crate::support::llama;
-
-fn passed(answers: &[Answer]) -> usize {
-    answers.iter().filter(|answer| answer.status == 200).count()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_of_a_hundred_that_race() {

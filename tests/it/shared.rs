@@ -6,9 +6,10 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::support::client::{Answer, get, post};
-use crate::support::expect::{auth, refused, says_when};
+use crate::support::expect::{auth, passed, refused, says_when};
 use crate::support::gateway::{self, Gateway, chat};
 use crate::support::llama::{self, Llama};
+use crate::support::replicas::{self, PATIENT, volleys};
 use crate::support::valkey::{self, Valkey};
 
 async fn replicas<const N: usize>(llama: &Llama, valkey: &Valkey, yaml: &str) -> [Gateway; N] {
@@ -17,33 +18,8 @@ async fn replicas<const N: usize>(llama: &Llama, valkey: &Valkey, yaml: &str) ->
 
 /// `required`: they never go on by themselves, however long a busy machine keeps Valkey from answering.
 async fn sharing<const N: usize>(llama: &Llama, valkey: &Valkey, required: bool, yaml: &str) -> [Gateway; N] {
-    let shared = format!("shared: {{valkey: \"{}\", required: {required}}}\n{yaml}", valkey.url());
-    let mut replicas = Vec::new();
-    for _ in 0..N {
-        replicas.push(gateway::before(llama).yaml(&shared).start().await);
-    }
-    replicas.try_into().unwrap_or_else(|_| unreachable!("there are as many"))
-}
-
-fn passed(answers: &[Answer]) -> usize {
-    answers.iter().filter(|answer| answer.status == 200).count()
-}
-
-/// So many requests to each of all replicas, at once.
-async fn volleys(replicas: &[Gateway], each: usize) -> Vec<Answer> {
-    let mut callers = Vec::new();
-    for number in 0..each {
-        for (place, replica) in replicas.iter().enumerate() {
-            callers.push((replica.caller().await, chat(&format!("{place}, {number}"))));
-        }
-    }
-    let calls = callers.into_iter().map(|(mut caller, asked)| async move { caller.send(asked).await });
-    let calls: Vec<_> = calls.map(tokio::spawn).collect();
-    let mut answers = Vec::new();
-    for call in calls {
-        answers.push(call.await.expect("a call does not panic"));
-    }
-    answers
+    let how = if required { PATIENT } else { "required: false" };
+    replicas::replicas(llama, valkey, how, yaml).await
 }
 
 async fn is_up(gateway: &Gateway) -> bool {
@@ -78,7 +54,7 @@ async fn four_replicas_admit_what_one_bucket_holds() {
     for required in [true, false] {
         let (llama, valkey) = (llama::scripted().start().await, valkey::start().await);
         let all = sharing::<4>(&llama, &valkey, required, limits).await;
-        let answers = volleys(&all, 50).await;
+        let answers = volleys(&all, 50, chat).await;
         let mut late = 0.0;
         for replica in &all {
             late += replica.scrape().await.sum("ai_gateway_shared_late_total", &[]);
@@ -248,7 +224,7 @@ async fn valkey_that_is_full_still_counts() {
     valkey.ask(&fill);
     let full = valkey.ask(&fill);
     assert!(full.contains("OOM"), "{full}");
-    assert_eq!(passed(&volleys(&all, 20).await), 10);
+    assert_eq!(passed(&volleys(&all, 20, chat).await), 10);
     assert!(is_up(&all[0]).await && is_up(&all[1]).await);
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::support::client::{Answer, Request, get, post};
-use crate::support::expect::{auth, refused};
+use crate::support::client::{Request, get, post};
+use crate::support::expect::{auth, passed, refused};
 use crate::support::gateway::{Gateway, chat};
 use crate::support::llama;
-use crate::support::replicas::{PATIENT, counted, replicas};
+use crate::support::replicas::{PATIENT, counted, replicas, volleys};
 use crate::support::valkey::{self, Valkey};
 
 /// Longer than a batch is under way, and shorter than a share stands.
@@ -21,27 +21,6 @@ fn asks(text: &str, tokens: u64) -> Request {
     let messages = json!([{"role": "user", "content": text}]);
     let body = json!({"model": "tiny", "max_tokens": tokens, "messages": messages});
     post("/v1/chat/completions").json(&body).key("sk-alice")
-}
-
-fn passed(answers: &[Answer]) -> usize {
-    answers.iter().filter(|answer| answer.status == 200).count()
-}
-
-/// So many to each replica, all at once.
-async fn volleys(all: &[Gateway], each: usize, asks: impl Fn(&str) -> Request) -> Vec<Answer> {
-    let mut callers = Vec::new();
-    for number in 0..each {
-        for (place, replica) in all.iter().enumerate() {
-            callers.push((replica.caller().await, asks(&format!("{place}, {number}"))));
-        }
-    }
-    let calls = callers.into_iter().map(|(mut caller, asked)| async move { caller.send(asked).await });
-    let calls: Vec<_> = calls.map(tokio::spawn).collect();
-    let mut answers = Vec::new();
-    for call in calls {
-        answers.push(call.await.expect("a call does not panic"));
-    }
-    answers
 }
 
 /// The requests that Valkey has of all keys.

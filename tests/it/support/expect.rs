@@ -53,3 +53,8 @@ pub(crate) fn auth(keys: &[(&str, &str, &str)]) -> String {
 pub(crate) fn sha256(text: &str) -> String {
     hex::encode(Sha256::digest(text))
 }
+
+/// How many were answered.
+pub(crate) fn passed(answers: &[Answer]) -> usize {
+    answers.iter().filter(|answer| answer.status == 200).count()
+}

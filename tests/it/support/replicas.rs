@@ -57,3 +57,20 @@ pub(crate) async fn answers(crowd: Vec<Caller>) -> Vec<Answer> {
 pub(crate) fn kept(valkey: &Valkey) -> Vec<String> {
     valkey.ask(&["KEYS", "*:answer"]).lines().map(str::to_owned).collect()
 }
+
+/// So many requests to each of all replicas, at once.
+pub(crate) async fn volleys(all: &[Gateway], each: usize, asks: impl Fn(&str) -> Request) -> Vec<Answer> {
+    let mut callers = Vec::new();
+    for number in 0..each {
+        for (place, replica) in all.iter().enumerate() {
+            callers.push((replica.caller().await, asks(&format!("{place}, {number}"))));
+        }
+    }
+    let calls = callers.into_iter().map(|(mut caller, asked)| async move { caller.send(asked).await });
+    let calls: Vec<_> = calls.map(tokio::spawn).collect();
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.expect("a call does not panic"));
+    }
+    answers
+}
