@@ -5,6 +5,7 @@
 //! which decide where Valkey cannot be asked. What is given back later is told in batches (`outbox`), and nobody waits
 //! for that.
 
+mod ahead;
 mod late;
 mod outbox;
 mod reserve;
@@ -12,7 +13,7 @@ mod share;
 mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::store::{Link, Script, Unanswered};
@@ -22,6 +23,7 @@ use super::name::{Kind, Limit, Scope};
 use super::quota::Quota;
 use super::subjects::{Allows, Permit, Refused, Subjects, refusal, tightest};
 
+use self::ahead::{Ahead, micros};
 use self::late::Missed;
 use self::outbox::Outbox;
 use self::wire::{Call, Gone, Part};
@@ -34,14 +36,8 @@ pub use self::share::Share;
 /// free.
 const LENT: Duration = Duration::from_secs(10);
 
-/// A question that Valkey comes to later than that does nothing: whoever asked has long gone on, and not waited for
-/// its answer either.
-const VALID: Duration = Duration::from_millis(900);
-
 /// By the server's clock.
 const ITS_OWN: Option<Duration> = None;
-
-const UNKNOWN: i64 = i64::MIN;
 
 /// What processes share of limits.
 pub struct Shared {
@@ -56,8 +52,7 @@ pub struct Shared {
     lent: Duration,
     /// Whether nothing goes on without an answer.
     required: bool,
-    /// By how many microseconds Valkey's clock is ahead of this process's, or [`UNKNOWN`].
-    ahead: AtomicI64,
+    ahead: Arc<Ahead>,
 }
 
 /// How long one request has waited for what replicas share.
@@ -89,9 +84,10 @@ struct Said<'a> {
 impl Shared {
     /// `replica`: no other process's, ever. `required`: whether nothing goes on without an answer.
     pub fn new(link: Arc<Link>, prefix: &str, replica: String, required: bool) -> Self {
-        let prefix = format!("{{{prefix}}}");
+        let (prefix, ahead) = (format!("{{{prefix}}}"), Arc::new(Ahead::unknown()));
+        let mark = format!("{prefix}:replica:{replica}");
         Self {
-            outbox: Outbox::new(Arc::clone(&link), format!("{prefix}:replica:{replica}"), LENT),
+            outbox: Outbox::new(Arc::clone(&link), Arc::clone(&ahead), mark, LENT),
             admit: link.script(&wire::admit()),
             link,
             replica,
@@ -99,7 +95,7 @@ impl Shared {
             prefix,
             lent: LENT,
             required,
-            ahead: AtomicI64::new(UNKNOWN),
+            ahead,
         }
     }
 
@@ -166,7 +162,7 @@ impl Shared {
             .then(|| held.lease.take().unwrap_or_else(|| Lease::new(self, self.place())));
         let call = Call {
             at,
-            valid: self.valid(now),
+            valid: self.ahead.valid(),
             takes,
             lent: self.lent,
             place: lease.as_ref().map_or("", Lease::place),
@@ -256,13 +252,13 @@ impl Shared {
         };
         if let [then] = answer[..] {
             // Too late, or its clock is not where it was seen last: the next question goes by where it is now.
-            self.ahead.store(then.saturating_sub(micros(now)), Ordering::Relaxed);
+            self.ahead.saw(then);
             return Err(Missed::not_asked());
         }
         let (then, verdict, parts, gone) =
             wire::read(&answer, &keys, &shapes).ok_or_else(Missed::not_asked)?;
         if own_time {
-            self.ahead.store(micros(then) - micros(now), Ordering::Relaxed);
+            self.ahead.saw(micros(then));
         }
         let buckets: Vec<_> = asked
             .iter()
@@ -275,13 +271,6 @@ impl Shared {
             }
         }
         Ok(Some(Said { now: then, verdict, buckets, parts, gone }))
-    }
-
-    /// Until when, by Valkey's clock, a question of now is to be ruled on; `None`: it has not been seen yet.
-    fn valid(&self, now: Duration) -> Option<Duration> {
-        let ahead = Some(self.ahead.load(Ordering::Relaxed)).filter(|ahead| *ahead != UNKNOWN)?;
-        let until = micros(now).saturating_add(ahead).saturating_add(micros(VALID));
-        u64::try_from(until).ok().map(Duration::from_micros)
     }
 
     /// The buckets that a request is subject to, as they are shared.
@@ -301,10 +290,6 @@ impl Shared {
     fn key(&self, what: &str, quota: &Quota) -> String {
         format!("{}:{what}:{}", self.prefix, quota.name())
     }
-}
-
-fn micros(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 impl std::fmt::Debug for Shared {

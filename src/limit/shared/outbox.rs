@@ -14,12 +14,17 @@ use crate::store::{Link, Script};
 
 use super::super::bucket::SharedShape;
 use super::Shared;
+use super::ahead::Ahead;
 use super::wire::{self, Part, time};
 
 /// Beyond it the oldest are forgotten: places end by themselves, and what a loan did not use fills up.
 const POSTS_MAX: usize = 64 << 10;
 
 const BATCH_POSTS_MAX: usize = 256;
+
+/// What a share has used is told by the ledger too, within a second of its answer, and Valkey remembers for ten that it
+/// was (open.lua): what comes after that would count a second time.
+const SHARE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// After a batch that was not answered.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -29,14 +34,18 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Post {
     key: String,
     fields: [String; 7],
+    made: Instant,
 }
 
 pub(super) struct Outbox {
     link: Arc<Link>,
+    ahead: Arc<Ahead>,
     script: Script,
     /// Under it stands the last batch that counted.
     mark: String,
     lent: Duration,
+    /// After it a share's post is not told any more.
+    pub(super) share_time_max: Duration,
     state: Mutex<State>,
     news: Notify,
 }
@@ -84,9 +93,9 @@ pub(in super::super) struct FarLoan {
 }
 
 impl Outbox {
-    pub(super) fn new(link: Arc<Link>, mark: String, lent: Duration) -> Self {
+    pub(super) fn new(link: Arc<Link>, ahead: Arc<Ahead>, mark: String, lent: Duration) -> Self {
         let (script, state, news) = (link.script(&wire::post()), Mutex::default(), Notify::new());
-        Self { link, script, mark, lent, state, news }
+        Self { link, ahead, script, mark, lent, share_time_max: SHARE_TIME_MAX, state, news }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -127,7 +136,7 @@ impl Outbox {
         let State { posts, held, .. } = &mut *state;
         for held in held.values_mut() {
             held.is_told = true;
-            posts.extend(held.posts.iter().cloned());
+            posts.extend(held.posts.iter().map(Post::again));
         }
     }
 
@@ -135,11 +144,12 @@ impl Outbox {
     pub(super) async fn deliver(&self, at: Option<Duration>) -> bool {
         loop {
             let Some(Batch { number, keys, arguments }) = self.batch(at) else { return true };
-            let told: Result<i64, _> = self.link.run_at_leisure(&self.script, &keys, &arguments).await;
-            if told.is_err() {
-                return false;
+            match self.link.run_at_leisure::<i64>(&self.script, &keys, &arguments).await {
+                Ok(0 | 1) => self.delivered(number),
+                // It came too late, or the clock is not where it was seen last.
+                Ok(then) => self.ahead.saw(then),
+                Err(_) => return false,
             }
-            self.delivered(number);
         }
     }
 
@@ -172,9 +182,11 @@ impl Outbox {
     /// The batch that was not answered, or the next.
     pub(super) fn batch(&self, at: Option<Duration>) -> Option<Batch> {
         let mut state = self.state();
+        let is_due = |post: &Post| !post.is_of_share() || post.made.elapsed() < self.share_time_max;
+        state.batch.retain(is_due);
         if state.batch.is_empty() {
-            let count = state.posts.len().min(BATCH_POSTS_MAX);
-            let mut batch: Vec<Post> = state.posts.drain(..count).collect();
+            let due = std::iter::from_fn(|| state.posts.pop_front()).filter(is_due);
+            let mut batch: Vec<Post> = due.take(BATCH_POSTS_MAX).collect();
             let charged: Vec<String> = state.charges.keys().take(BATCH_POSTS_MAX).cloned().collect();
             for key in charged {
                 if let Some((shape, amount)) = state.charges.remove(&key) {
@@ -194,7 +206,9 @@ impl Outbox {
             state.number += 1;
         }
         let mut keys = vec![self.mark.clone()];
-        let mut arguments = vec![time(at), state.number.to_string(), self.lent.as_micros().to_string()];
+        let valid = at.map_or_else(|| self.ahead.valid(), |_| None);
+        let mut arguments =
+            vec![time(at), time(valid), state.number.to_string(), self.lent.as_micros().to_string()];
         for post in &state.batch {
             keys.push(post.key.clone());
             arguments.extend(post.fields.iter().cloned());
@@ -219,7 +233,17 @@ impl Post {
         for (place, field) in fields.into_iter().enumerate() {
             field.clone_into(&mut all[place + 1]);
         }
-        Self { key: key.to_owned(), fields: all }
+        Self { key: key.to_owned(), fields: all, made: Instant::now() }
+    }
+
+    /// The same, said now.
+    fn again(&self) -> Self {
+        Self { made: Instant::now(), ..self.clone() }
+    }
+
+    /// Says what a request has of budgets.
+    fn is_of_share(&self) -> bool {
+        self.fields[0] == "h"
     }
 }
 

@@ -1,18 +1,21 @@
 -- What a replica tells afterwards, in batches; each counts once, however often it is told.
 --
--- KEYS: the replica's mark, then one for each item. ARGV: the time or 0; the batch's number; for how many microseconds a
--- place is let; of each item its kind and five fields:
+-- KEYS: the replica's mark, then one for each item. ARGV: the time or 0; until when this is to be told, or 0; the batch's
+-- number; for how many microseconds a place is let; of each item its kind and six fields:
 --   s  settles a loan: count, per, what was lent, what had been taken with it, e, what was used (six fields)
 --   c  charges what was admitted without asking, as far as there is some: count, per, amount, what it holds (2), -
 --   l  leaves a set: the place's name
 --   k  keeps a place: the same
 --   h  has of a key's budgets: the place's name, requests, tokens, the day or nothing
 --   f  has no more of them: the place's name
+--
+-- Returns the time where it is too late, 0 where the batch counted before, else 1.
 
-local now, number, lent = clock(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local now, valid, number, lent = clock(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if number <= tonumber(redis.call('GET', KEYS[1]) or '0') then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', '86400000')
-local at = 4
+if valid > 0 and now > valid then return now end
+redis.call('SET', KEYS[1], ARGV[3], 'PX', '86400000')
+local at = 5
 for place = 2, #KEYS do
   local key, kind, f = KEYS[place], ARGV[at], {}
   for field = 1, 6 do f[field] = ARGV[at + field] end

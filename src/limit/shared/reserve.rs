@@ -85,7 +85,7 @@ impl Shared {
     ) -> Result<Result<Reservation, Refused>, (Missed, Option<Share>)> {
         let call = Call {
             at,
-            valid: self.valid(now),
+            valid: self.ahead.valid(),
             takes: true,
             lent: self.lent,
             place: budgeted.as_ref().map_or("", |budgeted| budgeted.share.place()),

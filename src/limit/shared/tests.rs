@@ -41,6 +41,13 @@ impl Drop for Server {
     }
 }
 
+/// A process that lets its places for so long.
+fn of(link: Arc<Link>, name: &str, lent: Duration) -> Shared {
+    let shared = Shared::new(Arc::clone(&link), "test", name.to_owned(), false);
+    let outbox = Outbox::new(link, Arc::clone(&shared.ahead), format!("{{test}}:replica:{name}"), lent);
+    Shared { lent, outbox, ..shared }
+}
+
 /// Two processes that share, without the tasks that deliver: the test does that.
 async fn replicas(server: &Server) -> [Arc<Shared>; 2] {
     let address = Address::parse(&format!("redis://127.0.0.1:{}", server.1)).expect("an address");
@@ -48,8 +55,7 @@ async fn replicas(server: &Server) -> [Arc<Shared>; 2] {
         let dial = Dial { address: address.clone(), ca: None };
         let link = Arc::new(Link::new(dial, "{test}:look".to_owned(), Duration::from_secs(1)));
         let lent = Duration::from_secs(100 * 365 * 86_400);
-        let outbox = Outbox::new(Arc::clone(&link), format!("{{test}}:replica:{name}"), lent);
-        Arc::new(Shared { lent, outbox, ..Shared::new(link, "test", name.to_owned(), false) })
+        Arc::new(of(link, name, lent))
     };
     let both = [replica("one"), replica("two")];
     for shared in &both {
@@ -210,7 +216,7 @@ async fn a_clock_that_has_jumped_costs_one_question() {
     let [_, far] = subjects("key", &mut fastrand::Rng::with_seed(20_261_129));
     let now = Duration::from_secs(1000);
     // As if Valkey's clock had stood at the beginning of time when it was seen last.
-    one.ahead.store(-super::micros(now), Ordering::Relaxed);
+    one.ahead.saw(0);
     assert!(one.admit_at(&far, Permit::default(), true, now, None).await.is_err(), "it comes too late");
     let ruled = one.admit_at(&far, Permit::default(), true, now, None).await;
     assert!(ruled.expect("there is an answer").is_ok());
@@ -221,9 +227,7 @@ async fn places_are_held_however_much_there_is_to_tell() {
     let server = Server::start();
     let [one, two] = replicas(&server).await;
     let lent = Duration::from_millis(600);
-    let link = Arc::clone(&one.link);
-    let outbox = Outbox::new(Arc::clone(&link), "{test}:replica:short".to_owned(), lent);
-    let short = Arc::new(Shared { lent, outbox, ..Shared::new(link, "test", "short".to_owned(), false) });
+    let short = Arc::new(of(Arc::clone(&one.link), "short", lent));
     let keeps = Arc::clone(&short);
     tokio::spawn(async move { keeps.outbox.keep().await });
     let own = Allowance { concurrent: Some(3), ..Allowance::default() };

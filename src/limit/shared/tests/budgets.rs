@@ -139,29 +139,50 @@ async fn shared_budgets_rule_as_local_ones_do() {
     assert!(admitted.iter().all(|count| *count > 100) && by_budget > 100, "{admitted:?}, {by_budget}");
 }
 
+/// Asks within a budget of 1000 tokens a day.
+async fn ask(shared: &Arc<Shared>, tokens: u64, at: Duration) -> Result<Reservation, Refused> {
+    let budgets = vec![Budget { goods: Goods::Tokens, amount: 1000, per: Span::Day }];
+    let account = Account::new(Grant { key: "key".to_owned(), budgets, ..Grant::default() });
+    let share = shared.share(&account, tokens).expect("there is a budget");
+    let of =
+        Budgeted { account: &account, share, today: today(wall(at)), spent: |_: &Budget| Spent::default() };
+    let ruled = shared.reserve_at(&Subjects::default(), Some(of), tokens, at, Some(at)).await;
+    // What it holds borrows from what it was asked with.
+    ruled.expect("there is an answer")
+}
+
 /// What a killed replica had reserved comes back when its time is over; what it had told stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_replica_has_reserved_lapses() {
     let server = Server::start();
-    let both = replicas(&server).await;
-    let budgets = vec![Budget { goods: Goods::Tokens, amount: 1000, per: Span::Day }];
-    let account = Account::new(Grant { key: "key".to_owned(), budgets, ..Grant::default() });
+    let [one, two] = replicas(&server).await;
     let lent = Duration::from_secs(10);
-    let short = Arc::new(Shared {
-        lent,
-        outbox: Outbox::new(Arc::clone(&both[0].link), "{test}:replica:short".to_owned(), lent),
-        ..Shared::new(Arc::clone(&both[0].link), "test", "short".to_owned(), false)
-    });
-    let subjects = Subjects::default();
-    let ask = async |shared: &Arc<Shared>, at: Duration| {
-        let share = shared.share(&account, 600).expect("there is a budget");
-        let known = |_: &Budget| Spent::default();
-        let of = Budgeted { account: &account, share, today: today(wall(at)), spent: known };
-        shared.reserve_at(&subjects, Some(of), 600, at, Some(at)).await.expect("there is an answer")
-    };
-    let held = ask(&short, BEGINNING).await.expect("there is enough");
-    std::mem::forget(held);
-    ask(&both[1], BEGINNING).await.expect_err("600 are reserved");
-    ask(&both[1], BEGINNING + lent - Duration::from_micros(1)).await.expect_err("and still are");
-    ask(&both[1], BEGINNING + lent).await.expect("they have lapsed");
+    let short = Arc::new(of(Arc::clone(&one.link), "short", lent));
+    std::mem::forget(ask(&short, 600, BEGINNING).await.expect("there is enough"));
+    ask(&two, 600, BEGINNING).await.expect_err("600 are reserved");
+    ask(&two, 600, BEGINNING + lent - Duration::from_micros(1)).await.expect_err("and still are");
+    ask(&two, 600, BEGINNING + lent).await.expect("they have lapsed");
+}
+
+/// Valkey was away, and heard of the ledger what was used long before it hears of the share's end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_ledger_has_told_long_ago_does_not_count_again() {
+    let server = Server::start();
+    let [one, two] = replicas(&server).await;
+    let mut late = of(Arc::clone(&one.link), "late", Duration::from_secs(10));
+    late.outbox.share_time_max = Duration::ZERO;
+    let late = Arc::new(late);
+    let now = u64::try_from(jiff::Timestamp::now().as_second()).map(Duration::from_secs).expect("after 1970");
+    let books = Arc::new(Ledger::shared(Arc::clone(&one.link), "test", "late"));
+    let mut reserved = ask(&late, 600, now).await.expect("there is enough");
+    let share = reserved.take_share().expect("there is a budget");
+    note(&books, "key", 600, Some(share.place()), now);
+    share.settle(600, today(wall(now)));
+    told(&books, now).await;
+    // Long enough for Valkey to have forgotten what was told.
+    let later = now + Duration::from_secs(11);
+    drop(ask(&two, 1, later).await.expect("there is enough"));
+    assert!(two.outbox.deliver(Some(later)).await && late.outbox.deliver(Some(later)).await);
+    ask(&two, 401, later).await.expect_err("600 are used");
+    ask(&two, 400, later).await.expect("and no more");
 }
