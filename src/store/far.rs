@@ -32,6 +32,8 @@ const DAYS_AT_ONCE: usize = 16;
 const FIELDS_MAX: usize = 1 << 20;
 const READ_TIME_MAX: Duration = Duration::from_secs(4);
 
+const AWAY: &str = "Valkey is away";
+
 /// How many keys' changes the script tells at once.
 const CHANGES_MAX: usize = 100;
 
@@ -83,6 +85,10 @@ impl Far {
             seen: 0,
             days: Days::new(),
         }
+    }
+
+    pub(super) fn is_there(&self) -> Result<(), String> {
+        if self.link.is_up() { Ok(()) } else { Err(AWAY.to_owned()) }
     }
 
     /// Adds what is not there yet, and reads what each key has used, unless nothing has changed.
@@ -282,7 +288,7 @@ fn wait<T: Send>(answer: impl Future<Output = Option<T>> + Send) -> Result<T, St
     let wait = || -> Result<T, String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(|error| error.to_string())?;
-        runtime.block_on(answer).ok_or_else(|| "Valkey is away".to_owned())
+        runtime.block_on(answer).ok_or_else(|| AWAY.to_owned())
     };
     std::thread::scope(|scope| scope.spawn(wait).join()).unwrap_or_else(|_| Err("it went wrong".to_owned()))
 }

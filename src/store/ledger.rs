@@ -95,6 +95,7 @@ impl Ledger {
             return Ok(());
         };
         let mut file = lock(file);
+        file.is_there()?;
         let (unwritten, open) = {
             let books = self.books();
             let rows = books.unwritten().map(|(account, counts)| (account.clone(), counts));
@@ -133,6 +134,14 @@ impl Ledger {
 }
 
 impl Keeper {
+    /// Fails where nobody would answer, before anything is made ready for that.
+    fn is_there(&self) -> Result<(), String> {
+        match self {
+            Self::File(_) => Ok(()),
+            Self::Valkey(far) => far.is_there(),
+        }
+    }
+
     fn exchange(
         &mut self,
         unwritten: &[(Account, Counts)],
