@@ -4,6 +4,7 @@ use std::hint::black_box;
 
 use ai_gateway::cache::{Dialect, Form, Question, digest};
 use ai_gateway::wire::{parse, wants_stream};
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use crate::{Part, Work};
@@ -24,6 +25,7 @@ pub(crate) fn parts() -> Vec<Part> {
 }
 
 fn keyed(body: Vec<u8>) -> Work {
+    let body = Bytes::from(body);
     Box::new(move || {
         let document = parse(black_box(&body)).expect("a body");
         let stream = wants_stream(&document.members).expect("a flag");
@@ -44,6 +46,7 @@ fn keyed(body: Vec<u8>) -> Work {
 }
 
 fn parsed(body: Vec<u8>) -> Work {
+    let body = Bytes::from(body);
     Box::new(move || drop(black_box(parse(black_box(&body)).expect("a body"))))
 }
 

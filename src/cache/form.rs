@@ -1,6 +1,6 @@
 //! In which form an answer is asked for, kept and given.
 
-use serde_json::{Map, Value};
+use crate::wire::{Members, Value};
 
 /// Whose shapes an answer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +51,12 @@ impl Form {
     pub(super) const COUNT: usize = 3;
 
     /// The form that a body asks for.
-    pub fn asked(dialect: Option<Dialect>, stream: bool, body: &Map<String, Value>) -> Self {
+    pub fn asked(dialect: Option<Dialect>, stream: bool, body: &Members) -> Self {
         match dialect {
             Some(dialect) if stream => {
                 let asked = body.get("stream_options").and_then(|options| options.get("include_usage"));
-                let include_usage = dialect.has_usage_option() && asked == Some(&Value::Bool(true));
+                let include_usage =
+                    dialect.has_usage_option() && asked.and_then(Value::as_bool) == Some(true);
                 Self::Stream { include_usage }
             }
             _ => Self::Plain,

@@ -6,8 +6,9 @@
 
 use std::io::{self, Write};
 
-use serde_json::{Map, Number, Value};
 use sha2::{Digest as _, Sha256};
+
+use crate::wire::{Canonical, Members, Text, Value};
 
 use super::form::Form;
 
@@ -75,34 +76,32 @@ impl Question<'_> {
 
 /// The part of a key that a body is (without its `model`), and the form that it asks for where that matters. `None`: a
 /// number in the body is not held as it was written, and another body could have the same key.
-pub fn digest(form: Form, body: &Map<String, Value>) -> Option<Digest> {
-    let members = || body.iter().filter(|(name, _)| !NEUTRAL.contains(&name.as_str()));
-    if members().any(|(_, value)| may_be_rounded(value)) {
-        return None;
-    }
+pub fn digest(form: Form, body: &Members) -> Option<Digest> {
     let mut hash = Hasher::new();
-    if is_peculiar(form, body) {
-        hash.part(b"form", Some(&[form.index() as u8]));
-        let options = body.get("stream_options").unwrap_or(&Value::Null);
-        write_value(options, &mut hash).expect("a hasher takes every byte");
-    }
     hash.part(b"body", None);
-    write_object(members().collect(), &mut hash).expect("a hasher takes every byte");
-    Some(hash.finish())
+    let options = is_peculiar(form, body).then(|| {
+        hash.part(b"form", Some(&[form.index() as u8]));
+        body.get("stream_options").filter(|options| !options.is_null())
+    });
+    let mut canonical = Canonical::to(hash);
+    if let Some(options) = options.flatten() {
+        canonical.value(options).ok()?;
+    }
+    canonical.object(body.iter().filter(|(name, _)| !NEUTRAL.contains(&name.text))).ok()?;
+    (!canonical.may_be_rounded()).then(|| canonical.out().finish())
 }
 
 /// Whether a stream is asked for that tells what cannot be told in another form: then it has an entry of its own.
-fn is_peculiar(form: Form, body: &Map<String, Value>) -> bool {
-    let asked = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
-    let known = |options: &Value| match options {
-        Value::Null => true,
-        Value::Object(options) => options
-            .iter()
-            .all(|(name, value)| name == "include_usage" && matches!(value, Value::Null | Value::Bool(_))),
-        _ => false,
+fn is_peculiar(form: Form, body: &Members) -> bool {
+    let asked = |value: Value<'_>| !value.is_null() && value.as_bool() != Some(false);
+    let is_known = |(name, value): (Text<'_>, Value<'_>)| {
+        name.text == "include_usage" && (value.is_null() || value.as_bool().is_some())
+    };
+    let known = |options: Value<'_>| {
+        options.is_null() || options.as_object().is_some_and(|mut options| options.all(is_known))
     };
     form != Form::Plain
-        && (SHOWN_IN_STREAMS.iter().any(|name| body.get(*name).is_some_and(asked))
+        && (SHOWN_IN_STREAMS.iter().any(|name| body.get(name).is_some_and(asked))
             || !body.get("stream_options").is_none_or(known))
 }
 
@@ -183,116 +182,6 @@ impl Write for Hasher {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Whether there is a number in it that may have been an integer of more than 64 bits: these are read as doubles, many
-/// as the same one, and only a server knows whether they are the same to it.
-fn may_be_rounded(value: &Value) -> bool {
-    const INTEGERS: f64 = (1_u64 << 63) as f64;
-    match value {
-        Value::Number(number) if number.is_f64() => {
-            number.as_f64().is_some_and(|double| double.abs() >= INTEGERS)
-        }
-        Value::Array(items) => items.iter().any(may_be_rounded),
-        Value::Object(members) => members.values().any(may_be_rounded),
-        _ => false,
-    }
-}
-
-/// Writes the RFC 8785 form of a value.
-fn write_value<W: Write>(value: &Value, out: &mut W) -> io::Result<()> {
-    match value {
-        Value::Null => out.write_all(b"null"),
-        Value::Bool(true) => out.write_all(b"true"),
-        Value::Bool(false) => out.write_all(b"false"),
-        Value::Number(number) => write_number(number, out),
-        Value::String(text) => write_string(text, out),
-        Value::Array(items) => {
-            out.write_all(b"[")?;
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    out.write_all(b",")?;
-                }
-                write_value(item, out)?;
-            }
-            out.write_all(b"]")
-        }
-        Value::Object(members) => write_object(members.iter().collect(), out),
-    }
-}
-
-fn write_object<W: Write>(mut members: Vec<(&String, &Value)>, out: &mut W) -> io::Result<()> {
-    // RFC 8785 sorts by UTF-16 units. `serde_json` sorts by UTF-8 bytes, which is the same order for ASCII.
-    if members.iter().any(|(name, _)| !name.is_ascii()) {
-        members.sort_by(|(a, _), (b, _)| a.encode_utf16().cmp(b.encode_utf16()));
-    }
-    out.write_all(b"{")?;
-    for (index, (name, value)) in members.into_iter().enumerate() {
-        if index > 0 {
-            out.write_all(b",")?;
-        }
-        write_string(name, out)?;
-        out.write_all(b":")?;
-        write_value(value, out)?;
-    }
-    out.write_all(b"}")
-}
-
-/// A text as RFC 8785 escapes it (section 3.2.2.2): short escapes, else lower-case `\u00xx`, nothing beyond. Most of a
-/// text needs none, and is passed on in long pieces.
-fn write_string<W: Write>(text: &str, out: &mut W) -> io::Result<()> {
-    out.write_all(b"\"")?;
-    let mut rest = text;
-    while let Some(at) = plain_bytes(rest.as_bytes()) {
-        let (plain, more) = rest.split_at(at);
-        out.write_all(plain.as_bytes())?;
-        // What must be escaped is ASCII: one byte.
-        let (escaped, more) = more.split_at(1);
-        match escaped.as_bytes() {
-            b"\"" => out.write_all(b"\\\"")?,
-            b"\\" => out.write_all(b"\\\\")?,
-            b"\n" => out.write_all(b"\\n")?,
-            b"\r" => out.write_all(b"\\r")?,
-            b"\t" => out.write_all(b"\\t")?,
-            b"\x08" => out.write_all(b"\\b")?,
-            b"\x0c" => out.write_all(b"\\f")?,
-            other => write!(out, "\\u{:04x}", other[0])?,
-        }
-        rest = more;
-    }
-    out.write_all(rest.as_bytes())?;
-    out.write_all(b"\"")
-}
-
-/// How many bytes come before the first that must be escaped; `None`: there is none.
-fn plain_bytes(text: &[u8]) -> Option<usize> {
-    const PIECE: usize = 32;
-    let is_escaped = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    // Without a way out in the middle, a piece is looked at as a whole.
-    let mut pieces = text.chunks_exact(PIECE);
-    let mut begin = 0;
-    for piece in &mut pieces {
-        if piece.iter().fold(false, |found, byte| found | is_escaped(*byte)) {
-            break;
-        }
-        begin += PIECE;
-    }
-    text[begin..].iter().position(|byte| is_escaped(*byte)).map(|at| begin + at)
-}
-
-/// Numbers as ECMAScript writes doubles. Integers keep all their digits: llama-server reads a 64-bit seed exactly,
-/// so two seeds above 2^53 must not meet in one double. ECMAScript rounds whole doubles above that to 17 digits, which
-/// are those of another integer, so these keep all theirs too.
-fn write_number<W: Write>(number: &Number, out: &mut W) -> io::Result<()> {
-    const EXACT: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
-    const EXPONENT: f64 = 1e21;
-    match number.as_f64() {
-        Some(double) if number.is_f64() && (EXACT..EXPONENT).contains(&double.abs()) => {
-            write!(out, "{double:.0}")
-        }
-        Some(double) if number.is_f64() => out.write_all(ryu_js::Buffer::new().format(double).as_bytes()),
-        _ => write!(out, "{number}"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use crate::wire::{Members, Value};
 
 /// Who may see an answer that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,10 +36,10 @@ impl Answers {
 }
 
 /// Whether the same body must always have the same answer: temperature 0, or a fixed seed.
-pub fn is_deterministic(body: &Map<String, Value>) -> bool {
-    let is_zero = |value: &Value| value.as_f64() == Some(0.0);
+pub fn is_deterministic(body: &Members) -> bool {
+    let is_zero = |value: Value<'_>| value.as_f64() == Some(0.0);
     // llama-server takes a negative seed for a random one.
-    let is_fixed = |value: &Value| value.as_f64().is_some_and(|seed| seed >= 0.0);
+    let is_fixed = |value: Value<'_>| value.as_f64().is_some_and(|seed| seed >= 0.0);
     body.get("temperature").is_some_and(is_zero) || body.get("seed").is_some_and(is_fixed)
 }
 
@@ -69,7 +69,10 @@ impl Default for CachePolicy {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::wire::parse;
 
     #[test]
     fn an_answer_is_deterministic_where_its_request_makes_it_so() {
@@ -83,8 +86,8 @@ mod tests {
             ("{}", false),
         ];
         for (body, kept) in cases {
-            let body = serde_json::from_str(body).expect("a JSON object");
-            assert_eq!(is_deterministic(&body), kept, "{body:?}");
+            let members = parse(&Bytes::from_static(body.as_bytes())).expect("a JSON object").members;
+            assert_eq!(is_deterministic(&members), kept, "{body}");
         }
         assert!(Answers::Deterministic.keep(true) && !Answers::Deterministic.keep(false));
         assert!(Answers::All.keep(false) && !Answers::None.keep(true));

@@ -78,7 +78,7 @@ pub(super) fn turn(
     let Some(dialect) = Dialect::of(endpoint.path) else { return (plain, None) };
     // Several answers in one stream, or answers of chosen fields, have no plain form that is known.
     let known = match dialect {
-        Dialect::Native => demand.answers <= 1 && !document.members.contains_key("response_fields"),
+        Dialect::Native => demand.answers <= 1 && document.members.get("response_fields").is_none(),
         _ => true,
     };
     if endpoint.work != Work::Generate || !known || !streams {

@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 
 use crate::cache::{Dialect, Form, Gist, digest, is_deterministic};
 use crate::route::{Prompt, Resolved};
-use crate::wire::{self, BodyKind, Changes, Demand, Document, Endpoint, Model, RequestRules, Work};
+use crate::wire::{self, BodyKind, Changes, Demand, Document, Endpoint, Members, Model, RequestRules, Work};
 
 use super::gateway::Gateway;
 use super::refusal::Refusal;
@@ -78,7 +78,7 @@ pub(super) async fn parse(
     beside.await.unwrap_or_else(|_| read(body, remote_media, None))
 }
 
-fn read(body: &[u8], remote_media: bool, turn: Option<OwnedSemaphorePermit>) -> Result<Understood, Refusal> {
+fn read(body: &Bytes, remote_media: bool, turn: Option<OwnedSemaphorePermit>) -> Result<Understood, Refusal> {
     let document = wire::parse(body)?;
     let stream = wire::wants_stream(&document.members)?;
     wire::refuse_slot(&document.members)?;
@@ -205,9 +205,10 @@ impl Understood {
 }
 
 /// The options of a stream that tells its usage.
-pub(super) fn with_usage(members: &Map<String, Value>) -> Value {
-    let mut options = members.get("stream_options").filter(|options| options.is_object()).cloned();
-    let options = options.get_or_insert_with(|| Value::Object(Map::new()));
-    options["include_usage"] = true.into();
-    options.take()
+pub(super) fn with_usage(members: &Members) -> Value {
+    let options = members.get("stream_options").and_then(wire::Value::as_object);
+    let mut options: Map<String, Value> =
+        options.into_iter().flatten().map(|(name, value)| (name.text.to_owned(), value.to_json())).collect();
+    options.insert("include_usage".to_owned(), true.into());
+    Value::Object(options)
 }

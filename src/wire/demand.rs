@@ -1,8 +1,7 @@
 //! What a request may cost in tokens, as far as its body tells.
 
-use serde_json::{Map, Value};
-
 use super::endpoint::{Endpoint, Work};
+use super::tree::{Json, Members, Number, Value};
 
 /// Completion tokens of a request that does not bound them.
 const COMPLETION_TOKENS: u64 = 256;
@@ -73,7 +72,7 @@ impl Demand {
 }
 
 /// What a body asks of an endpoint. `counts`: whether the prompt is to be counted, not only estimated.
-pub fn demand(endpoint: &Endpoint, body: &Map<String, Value>, counts: bool) -> Demand {
+pub fn demand(endpoint: &Endpoint, body: &Members, counts: bool) -> Demand {
     let generates = endpoint.work == Work::Generate;
     let (prompt, prompts) = match endpoint.path {
         "/v1/chat/completions" | "/chat/completions" => {
@@ -89,66 +88,77 @@ pub fn demand(endpoint: &Endpoint, body: &Map<String, Value>, counts: bool) -> D
         _ => return Demand::default(),
     };
     let prompt = if counts { prompt } else { Prompt::Unknown };
-    let choices = ["n", "n_cmpl"].iter().filter_map(|name| count(body.get(*name)?)).max();
+    let choices = ["n", "n_cmpl"].iter().filter_map(|name| count(body.get(name)?)).max();
     let answers = choices.unwrap_or(1).max(1).saturating_mul(prompts);
     let completion_tokens = if generates {
-        let bound = COMPLETION_MAX.iter().filter_map(|name| count(body.get(*name)?)).max();
+        let bound = COMPLETION_MAX.iter().filter_map(|name| count(body.get(name)?)).max();
         bound.unwrap_or(COMPLETION_TOKENS).saturating_mul(answers)
     } else {
         0
     };
-    Demand { completion_tokens, estimate: body.values().map(estimate).sum(), prompt, prompts, answers }
+    Demand {
+        completion_tokens,
+        estimate: body.iter().map(|(_, value)| estimate(value)).sum(),
+        prompt,
+        prompts,
+        answers,
+    }
 }
 
 /// A number of tokens; negative ones mean no bound.
-fn count(value: &Value) -> Option<u64> {
-    value.as_u64().or_else(|| {
-        let number = value.as_f64()?;
-        (number >= 0.0).then_some(number as u64)
-    })
+fn count(value: Value<'_>) -> Option<u64> {
+    match value.as_number()? {
+        Number::Unsigned(count) => Some(count),
+        Number::Signed(_) => None,
+        Number::Double(count) => (count >= 0.0).then_some(count as u64),
+    }
 }
 
 /// A prompt, or several: text, tokens, or both mixed; and how many there are.
-fn texts(prompt: Option<&Value>) -> (Prompt, u64) {
-    fn gather(value: &Value, texts: &mut Vec<String>, tokens: &mut u64) {
-        match value {
+fn texts(prompt: Option<Value<'_>>) -> (Prompt, u64) {
+    fn gather(value: Value<'_>, texts: &mut Vec<String>, tokens: &mut u64) {
+        match value.read() {
             _ if texts.len() > TEXTS_MAX => {}
-            Value::String(text) => texts.push(text.clone()),
-            Value::Array(items) => items.iter().for_each(|item| gather(item, texts, tokens)),
-            Value::Object(members) => {
-                if let Some(text) = members.get("prompt_string").or_else(|| members.get("content")) {
+            Json::Text(text) => texts.push(text.text.to_owned()),
+            Json::List(items) => items.for_each(|item| gather(item, texts, tokens)),
+            Json::Object(_) => {
+                if let Some(text) = value.get("prompt_string").or_else(|| value.get("content")) {
                     gather(text, texts, tokens);
                 }
             }
-            Value::Number(_) => *tokens += 1,
-            Value::Null | Value::Bool(_) => {}
+            Json::Number(_) => *tokens += 1,
+            Json::Null | Json::Bool(_) => {}
         }
     }
     let Some(prompt) = prompt else { return (Prompt::Unknown, 1) };
     let (mut found, mut tokens) = (Vec::new(), 0);
     gather(prompt, &mut found, &mut tokens);
-    let several = match prompt {
+    let several = match prompt.read() {
         // A list of numbers and texts is one prompt, unless none of it is a number.
-        Value::Array(items) if !items.iter().any(Value::is_number) => items.len().max(1),
+        Json::List(items) if !{ items }.any(is_number) => items.count().max(1),
         _ => 1,
     };
     let known = found.len() <= TEXTS_MAX;
     (if known { Prompt::Texts { texts: found, tokens } } else { Prompt::Unknown }, several as u64)
 }
 
+fn is_number(value: Value<'_>) -> bool {
+    value.as_number().is_some()
+}
+
 /// The likely number of tokens in all text of a value.
-fn estimate(value: &Value) -> u64 {
-    match value {
-        Value::String(text) if is_media(text) => MEDIA_TOKENS,
-        Value::String(text) => {
-            let ascii = text.bytes().filter(u8::is_ascii).count() as u64;
-            let others = text.len() as u64 - ascii;
+fn estimate(value: Value<'_>) -> u64 {
+    match value.read() {
+        Json::Text(text) if is_media(text.text) => MEDIA_TOKENS,
+        Json::Text(text) => {
+            let ascii = text.text.bytes().filter(u8::is_ascii).count() as u64;
+            let others = text.text.len() as u64 - ascii;
             ascii.div_ceil(ASCII_BYTES_IN_A_TOKEN) + others.div_ceil(OTHER_BYTES_IN_A_TOKEN)
         }
-        Value::Array(items) if items.iter().all(Value::is_number) => items.len() as u64,
-        Value::Array(items) => items.iter().map(estimate).sum(),
-        Value::Object(members) => PLACE_TOKENS + members.values().map(estimate).sum::<u64>(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Json::List(items) if { items }.all(is_number) => items.count() as u64,
+        Json::List(items) => items.map(estimate).sum(),
+        Json::Object(members) => PLACE_TOKENS + members.map(|(_, value)| estimate(value)).sum::<u64>(),
+        Json::Null | Json::Bool(_) | Json::Number(_) => 0,
     }
 }
 
@@ -160,14 +170,16 @@ fn is_media(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use http::Method;
 
     use super::*;
-    use crate::wire::{Target, find};
+    use crate::wire::{Target, find, parse};
 
     fn asked(path: &str, body: &str) -> Demand {
         let Ok(Target::Server(endpoint)) = find(&Method::POST, path) else { panic!("{path} is an endpoint") };
-        demand(endpoint, &serde_json::from_str(body).expect("an object"), true)
+        let document = parse(&Bytes::copy_from_slice(body.as_bytes())).expect("an object");
+        demand(endpoint, &document.members, true)
     }
 
     #[test]

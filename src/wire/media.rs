@@ -1,6 +1,6 @@
 //! Media that a server would fetch: a caller could make llama-server ask addresses only it can reach.
 
-use serde_json::{Map, Value};
+use super::tree::{Json, Members, Object, Value};
 
 /// Members that name media, in any of the protocols.
 const MEDIA: &[&str] = &["image_url", "audio_url", "video_url", "file_url"];
@@ -12,50 +12,38 @@ const INLINE: &[&str] = &["input_audio", "input_video"];
 const NOT_CONTENT: &[&str] = &["tools", "functions", "response_format", "json_schema", "text"];
 
 /// The first name in a body that is not a `data:` URL, with the member it stands in.
-pub fn remote(members: &Map<String, Value>) -> Option<&'static str> {
+pub fn remote(members: &Members) -> Option<&'static str> {
     members
         .iter()
-        .filter(|(name, _)| !NOT_CONTENT.contains(&name.as_str()))
+        .filter(|(name, _)| !NOT_CONTENT.contains(&name.text))
         .find_map(|(_, value)| in_value(value))
 }
 
-fn in_value(value: &Value) -> Option<&'static str> {
-    match value {
-        Value::Array(items) => items.iter().find_map(in_value),
-        Value::Object(members) => in_object(members),
+fn in_value(value: Value<'_>) -> Option<&'static str> {
+    match value.read() {
+        Json::List(mut items) => items.find_map(in_value),
+        Json::Object(members) => in_object(members),
         _ => None,
     }
 }
 
-fn in_object(members: &Map<String, Value>) -> Option<&'static str> {
-    for name in MEDIA {
-        let url = match members.get(*name) {
-            Some(Value::String(url)) => Some(url),
-            Some(Value::Object(media)) => media.get("url").and_then(|url| match url {
-                Value::String(url) => Some(url),
-                _ => None,
-            }),
-            _ => None,
-        };
-        if url.is_some_and(|url| !is_data(url)) {
-            return Some(name);
-        }
+fn in_object(mut members: Object<'_>) -> Option<&'static str> {
+    members.find_map(|(name, value)| in_member(name.text, value).or_else(|| in_value(value)))
+}
+
+fn in_member(name: &str, value: Value<'_>) -> Option<&'static str> {
+    let known = |names: &[&'static str]| names.iter().find(|known| **known == name).copied();
+    let is_remote = |url: Option<Value<'_>>| url.and_then(Value::as_str).is_some_and(|url| !is_data(url));
+    if let Some(known) = known(MEDIA) {
+        return is_remote(if value.as_str().is_some() { Some(value) } else { value.get("url") })
+            .then_some(known);
     }
-    for name in INLINE {
-        if let Some(Value::Object(media)) = members.get(*name)
-            && ["url", "data"].iter().filter_map(|it| media.get(*it)?.as_str()).any(|it| it.contains("://"))
-        {
-            return Some(name);
-        }
+    if let Some(known) = known(INLINE) {
+        let names = |part| value.get(part).and_then(Value::as_str).is_some_and(|it| it.contains("://"));
+        return ["url", "data"].into_iter().any(names).then_some(known);
     }
     // Anthropic: {"type": "image", "source": {"type": "url", "url": …}}.
-    if let Some(Value::Object(source)) = members.get("source")
-        && let Some(Value::String(url)) = source.get("url")
-        && !is_data(url)
-    {
-        return Some("source");
-    }
-    members.values().find_map(in_value)
+    (name == "source" && is_remote(value.get("url"))).then_some("source")
 }
 
 fn is_data(url: &str) -> bool {
@@ -64,7 +52,10 @@ fn is_data(url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::wire::parse;
 
     #[test]
     fn only_data_urls_pass() {
@@ -97,7 +88,7 @@ mod tests {
             (r#"{"messages":[{"content":"see http://x/"}]}"#, None),
         ];
         for (body, expected) in cases {
-            let members: Map<String, Value> = serde_json::from_str(body).expect("a JSON object");
+            let members = parse(&Bytes::from_static(body.as_bytes())).expect("a JSON object").members;
             assert_eq!(remote(&members), expected, "{body}");
         }
     }

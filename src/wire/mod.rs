@@ -1,7 +1,9 @@
 //! The protocols that llama-server speaks: endpoints, bodies, streams, error envelopes.
 
 mod endpoint;
+mod tree;
 mod json;
+mod canonical;
 mod rewrite;
 mod multipart;
 mod media;
@@ -13,6 +15,7 @@ mod unasked;
 mod text;
 mod envelope;
 
+pub use canonical::Canonical;
 pub use demand::{Demand, Prompt, demand};
 pub use endpoint::{
     Astray, BodyKind, Endpoint, HEADERS_KEYED, HEADERS_PASSED, MODEL_PREFIX, Own, Protocol, Target, Work,
@@ -26,5 +29,6 @@ pub use prefix::{BLOCK_BYTES, prefix};
 pub use rewrite::{Changes, RequestRules};
 pub use sse::{Watch, error_event};
 pub use text::{answer as answer_text, prompt as prompt_text};
+pub use tree::{Json, List, Members, Number, Object, Text, Value};
 pub use unasked::Unasked;
 pub use usage::{Noted, Usage};

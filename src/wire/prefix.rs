@@ -4,7 +4,8 @@
 use std::hash::{DefaultHasher, Hasher};
 use std::io::{self, Write};
 
-use serde_json::{Map, Value};
+use super::canonical::Canonical;
+use super::tree::Members;
 
 /// About 60 tokens: llama-server reuses a KV cache token by token, so a block more or less is cheap.
 pub const BLOCK_BYTES: usize = 256;
@@ -16,16 +17,13 @@ const BLOCKS_MAX: usize = 1024;
 const PARTS: [&str; 7] = ["tools", "system", "instructions", "messages", "input", "input_prefix", "prompt"];
 
 /// Hashes of the beginning of a prompt for a model.
-pub fn prefix(model: Option<&str>, body: &Map<String, Value>) -> Vec<u64> {
+pub fn prefix(model: Option<&str>, body: &Members) -> Vec<u64> {
     let mut blocks = Blocks { hasher: DefaultHasher::new(), filled: 0, hashes: Vec::new() };
     blocks.hasher.write(model.unwrap_or_default().as_bytes());
-    for part in PARTS.iter().filter_map(|name| body.get(*name)) {
-        // Ends early with an error where there are blocks enough.
-        if serde_json::to_writer(&mut blocks, part).is_err() {
-            break;
-        }
-    }
-    blocks.hashes
+    let mut canonical = Canonical::to(blocks);
+    // Ends early with an error where there are blocks enough.
+    let _ = PARTS.iter().filter_map(|name| body.get(name)).try_for_each(|part| canonical.value(part));
+    canonical.out().hashes
 }
 
 struct Blocks {
@@ -57,12 +55,13 @@ impl Write for Blocks {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::wire::parse;
 
     fn of(model: &str, body: &Value) -> Vec<u64> {
-        prefix(Some(model), body.as_object().expect("an object"))
+        prefix(Some(model), &parse(&body.to_string().into()).expect("an object").members)
     }
 
     fn common(one: &[u64], other: &[u64]) -> usize {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::demand::COMPLETION_MAX;
 use super::endpoint::{Endpoint, Protocol};
+use super::tree::{self, Members};
 
 /// What callers of a model may not decide.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,7 +43,7 @@ impl Changes {
 
     /// A body with these changes; `None` if it is no JSON object.
     pub fn made_to(&self, body: &[u8]) -> Option<Vec<u8>> {
-        let Members(members) = serde_json::from_slice(body).ok()?;
+        let Spelled(members) = serde_json::from_slice(body).ok()?;
         let change = |name: &str| self.0.iter().find(|(changed, _)| changed == name).map(|(_, value)| value);
         let mut made = Vec::with_capacity(body.len() + 64);
         made.push(b'{');
@@ -71,15 +72,15 @@ impl Changes {
 
 impl RequestRules {
     /// Changes what a body says; `changes` gets what is to be written.
-    pub fn apply(&self, endpoint: &Endpoint, members: &mut Map<String, Value>, changes: &mut Changes) {
+    pub fn apply(&self, endpoint: &Endpoint, members: &mut Members, changes: &mut Changes) {
         self.set.iter().for_each(|(name, value)| change(members, changes, name, value));
         for (name, value) in &self.default {
-            if members.get(name).is_none_or(Value::is_null) {
+            if members.get(name).is_none_or(tree::Value::is_null) {
                 change(members, changes, name, value);
             }
         }
         for name in &self.remove {
-            if members.remove(name).is_some() {
+            if members.remove(name) {
                 changes.put(name.clone(), None);
             }
         }
@@ -87,7 +88,7 @@ impl RequestRules {
         self.bound(endpoint, members, changes);
     }
 
-    fn bound(&self, endpoint: &Endpoint, members: &mut Map<String, Value>, changes: &mut Changes) {
+    fn bound(&self, endpoint: &Endpoint, members: &mut Members, changes: &mut Changes) {
         let Some(most) = self.max_tokens else { return };
         let mut bounded = false;
         for name in COMPLETION_MAX {
@@ -110,33 +111,33 @@ impl RequestRules {
     }
 }
 
-fn change(members: &mut Map<String, Value>, changes: &mut Changes, name: &str, value: &Value) {
-    if members.get(name) != Some(value) {
-        members.insert(name.to_owned(), value.clone());
+fn change(members: &mut Members, changes: &mut Changes, name: &str, value: &Value) {
+    if members.get(name).is_none_or(|held| held.to_json() != *value) {
+        members.insert(name, value);
         changes.set(name, value.clone());
     }
 }
 
 /// The members of an object in their order, as they are spelled.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+struct Spelled<'a>(Vec<(String, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Members<'de> {
+impl<'de> Deserialize<'de> for Spelled<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Read;
 
         impl<'de> Visitor<'de> for Read {
-            type Value = Members<'de>;
+            type Value = Spelled<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Spelled<'de>, A::Error> {
                 let mut members = Vec::new();
                 while let Some(member) = map.next_entry()? {
                     members.push(member);
                 }
-                Ok(Members(members))
+                Ok(Spelled(members))
             }
         }
 
@@ -146,11 +147,12 @@ impl<'de> Deserialize<'de> for Members<'de> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use http::Method;
     use serde_json::json;
 
     use super::*;
-    use crate::wire::{Target, find};
+    use crate::wire::{Target, find, parse};
 
     fn object(value: &Value) -> Map<String, Value> {
         value.as_object().cloned().expect("an object")
@@ -158,7 +160,7 @@ mod tests {
 
     fn applied(rules: &RequestRules, path: &str, body: &str) -> String {
         let Ok(Target::Server(endpoint)) = find(&Method::POST, path) else { panic!("{path} is an endpoint") };
-        let mut members = object(&serde_json::from_str(body).expect("JSON"));
+        let mut members = parse(&Bytes::copy_from_slice(body.as_bytes())).expect("an object").members;
         let mut changes = Changes::default();
         rules.apply(endpoint, &mut members, &mut changes);
         if changes.is_empty() {
@@ -167,7 +169,7 @@ mod tests {
         let made = String::from_utf8(changes.made_to(body.as_bytes()).expect("an object")).expect("UTF-8");
         assert_eq!(
             object(&serde_json::from_str(&made).expect("JSON")),
-            members,
+            members.to_json(),
             "what is written is what counts"
         );
         made

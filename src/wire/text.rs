@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use super::tree::{self, Members};
 
 /// Stands at the end of a text that was cut.
 const CUT: &str = "…[cut]";
@@ -25,10 +27,10 @@ const PROMPTS: [&str; 11] = [
 ];
 
 /// The members of a body that hold its prompt, as JSON, up to so many bytes.
-pub fn prompt(members: &Map<String, Value>, bytes_max: usize) -> String {
+pub fn prompt(members: &Members, bytes_max: usize) -> String {
     // Borrowed: a prompt may be as long as a body.
-    let held: BTreeMap<&str, &Value> =
-        PROMPTS.iter().filter_map(|name| Some((*name, members.get(*name)?))).collect();
+    let held: BTreeMap<&str, tree::Value<'_>> =
+        PROMPTS.iter().filter_map(|name| Some((*name, members.get(name)?))).collect();
     let mut json = Bounded { bytes: Vec::new(), bytes_max };
     let whole = serde_json::to_writer(&mut json, &held).is_ok();
     let text = String::from_utf8_lossy(&json.bytes).into_owned();
@@ -117,6 +119,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::wire::parse;
 
     #[test]
     fn the_text_of_every_protocol_is_found() {
@@ -141,17 +144,16 @@ mod tests {
 
     #[test]
     fn both_are_bounded_and_say_so() {
-        let members =
-            json!({"messages": [{"role": "user", "content": "ä".repeat(100_000)}], "model": "tiny"});
-        let members = members.as_object().expect("an object");
-        let told = prompt(members, 1000);
+        let body = json!({"messages": [{"role": "user", "content": "ä".repeat(100_000)}], "model": "tiny"});
+        let members = |json: &Value| parse(&json.to_string().into()).expect("an object").members;
+        let told = prompt(&members(&body), 1000);
         assert!(
             told.starts_with(r#"{"messages":[{"#)
                 && told.ends_with(CUT)
                 && told.len() <= 1000 + CUT.len() + 2
         );
         let whole = json!({"prompt": "hi", "model": "tiny"});
-        assert_eq!(prompt(whole.as_object().expect("an object"), 1000), r#"{"prompt":"hi"}"#);
+        assert_eq!(prompt(&members(&whole), 1000), r#"{"prompt":"hi"}"#);
         let told = answer(json!({"content": "ä".repeat(1000)}).to_string().as_bytes(), 99).expect("a text");
         assert_eq!(told, "ä".repeat(49) + CUT);
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use ai_gateway::wire::{Target, demand, find};
+use ai_gateway::wire::{Target, demand, find, parse};
 
 use super::caller::{get, post};
 use super::stage::{Gateway, Llama, Model};
@@ -83,7 +83,7 @@ fn an_estimate_is_near_the_truth_in_any_script() {
         let Ok(Target::Server(endpoint)) = find(&http::Method::POST, "/completion") else {
             panic!("an endpoint")
         };
-        let Value::Object(body) = json!({"prompt": text}) else { panic!("an object") };
+        let body = parse(&json!({"prompt": text}).to_string().into()).expect("an object").members;
         let estimate = demand(endpoint, &body, false).estimate as f64;
         let tokens = post(llama.at, "/tokenize", &json!({"content": text}).to_string()).json();
         let tokens = tokens["tokens"].as_array().map_or(0, Vec::len) as f64;
