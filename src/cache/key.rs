@@ -88,7 +88,8 @@ pub fn digest(form: Form, body: &Members) -> Option<Digest> {
         canonical.value(options).ok()?;
     }
     canonical.object(body.iter().filter(|(name, _)| !NEUTRAL.contains(&name.text))).ok()?;
-    (!canonical.may_be_rounded()).then(|| canonical.out().finish())
+    let is_held = !canonical.may_be_rounded();
+    canonical.finish().ok().filter(|_| is_held).map(Hasher::finish)
 }
 
 /// Whether a stream is asked for that tells what cannot be told in another form: then it has an entry of its own.

@@ -8,9 +8,13 @@ use std::io::{self, Write};
 
 use super::tree::{Json, Number, Text, Value};
 
+/// Small pieces gather up to here before they are written.
+const GATHERED_BYTES: usize = 4 << 10;
+
 /// Writes values.
 pub struct Canonical<'a, W> {
     out: W,
+    gathered: Vec<u8>,
     /// The members of the objects that are being written, each object's in their order.
     sorted: Vec<(Text<'a>, Value<'a>)>,
     may_be_rounded: bool,
@@ -18,11 +22,13 @@ pub struct Canonical<'a, W> {
 
 impl<'a, W: Write> Canonical<'a, W> {
     pub fn to(out: W) -> Self {
-        Self { out, sorted: Vec::new(), may_be_rounded: false }
+        Self { out, gathered: Vec::new(), sorted: Vec::new(), may_be_rounded: false }
     }
 
-    pub fn out(self) -> W {
-        self.out
+    /// What it was written to, with all of it.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.out.write_all(&self.gathered)?;
+        Ok(self.out)
     }
 
     /// Whether there was a number that may have been an integer of more than 64 bits: these are read as doubles, many
@@ -33,23 +39,24 @@ impl<'a, W: Write> Canonical<'a, W> {
 
     pub fn value(&mut self, value: Value<'a>) -> io::Result<()> {
         match value.read() {
-            Json::Null => self.out.write_all(b"null"),
-            Json::Bool(true) => self.out.write_all(b"true"),
-            Json::Bool(false) => self.out.write_all(b"false"),
-            Json::Number(number) => self.number(number),
-            Json::Text(text) => self.text(text),
+            Json::Null => self.gathered.extend_from_slice(b"null"),
+            Json::Bool(true) => self.gathered.extend_from_slice(b"true"),
+            Json::Bool(false) => self.gathered.extend_from_slice(b"false"),
+            Json::Number(number) => self.number(number)?,
+            Json::Text(text) => self.text(text)?,
             Json::List(list) => {
-                self.out.write_all(b"[")?;
+                self.gathered.push(b'[');
                 for (index, item) in list.enumerate() {
                     if index > 0 {
-                        self.out.write_all(b",")?;
+                        self.gathered.push(b',');
                     }
                     self.value(item)?;
                 }
-                self.out.write_all(b"]")
+                self.gathered.push(b']');
             }
-            Json::Object(members) => self.object(members),
+            Json::Object(members) => self.object(members)?,
         }
+        self.pass_on(GATHERED_BYTES)
     }
 
     /// No two members have one name.
@@ -62,45 +69,47 @@ impl<'a, W: Write> Canonical<'a, W> {
         {
             members.sort_unstable_by(|(one, _), (other, _)| order(one.text, other.text));
         }
-        self.out.write_all(b"{")?;
+        self.gathered.push(b'{');
         for at in first..end {
             // Objects within it have come and gone behind these.
             let Some((name, value)) = self.sorted.get(at).copied() else { break };
             if at > first {
-                self.out.write_all(b",")?;
+                self.gathered.push(b',');
             }
             self.text(name)?;
-            self.out.write_all(b":")?;
+            self.gathered.push(b':');
             self.value(value)?;
         }
         self.sorted.truncate(first);
-        self.out.write_all(b"}")
+        self.gathered.push(b'}');
+        Ok(())
     }
 
-    /// A text as RFC 8785 escapes it (section 3.2.2.2): short escapes, else lower-case `\u00xx`, nothing beyond. Most of
-    /// a text needs none, and is passed on in long pieces.
-    fn text(&mut self, Text { text, is_plain }: Text<'_>) -> io::Result<()> {
-        self.out.write_all(b"\"")?;
-        let mut rest = text.as_bytes();
-        while !is_plain && let Some(at) = plain_bytes(rest) {
-            let (plain, more) = rest.split_at(at);
-            self.out.write_all(plain)?;
-            // What must be escaped is ASCII: one byte.
-            let (escaped, more) = more.split_at(1);
-            match escaped {
-                b"\"" => self.out.write_all(b"\\\"")?,
-                b"\\" => self.out.write_all(b"\\\\")?,
-                b"\n" => self.out.write_all(b"\\n")?,
-                b"\r" => self.out.write_all(b"\\r")?,
-                b"\t" => self.out.write_all(b"\\t")?,
-                b"\x08" => self.out.write_all(b"\\b")?,
-                b"\x0c" => self.out.write_all(b"\\f")?,
-                other => write!(self.out, "\\u{:04x}", other[0])?,
-            }
-            rest = more;
+    /// Writes what has gathered, if it is so much.
+    fn pass_on(&mut self, bytes: usize) -> io::Result<()> {
+        if self.gathered.len() >= bytes {
+            self.out.write_all(&self.gathered)?;
+            self.gathered.clear();
         }
-        self.out.write_all(rest)?;
-        self.out.write_all(b"\"")
+        Ok(())
+    }
+
+    fn text(&mut self, Text { text, is_plain }: Text<'_>) -> io::Result<()> {
+        let text = text.as_bytes();
+        self.gathered.push(b'"');
+        if !is_plain {
+            for piece in text.chunks(GATHERED_BYTES) {
+                escape(piece, &mut self.gathered);
+                self.pass_on(GATHERED_BYTES)?;
+            }
+        } else if text.len() < GATHERED_BYTES {
+            self.gathered.extend_from_slice(text);
+        } else {
+            self.pass_on(0)?;
+            self.out.write_all(text)?;
+        }
+        self.gathered.push(b'"');
+        Ok(())
     }
 
     /// As ECMAScript writes doubles. It rounds whole ones above 2^53 to 17 digits, which are those of another integer,
@@ -110,17 +119,22 @@ impl<'a, W: Write> Canonical<'a, W> {
         const EXPONENT: f64 = 1e21;
         const INTEGERS: f64 = (1_u64 << 63) as f64;
         match number {
-            Number::Unsigned(number) => self.out.write_all(itoa::Buffer::new().format(number).as_bytes()),
-            Number::Signed(number) => self.out.write_all(itoa::Buffer::new().format(number).as_bytes()),
+            Number::Unsigned(number) => {
+                self.gathered.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+            }
+            Number::Signed(number) => {
+                self.gathered.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+            }
             Number::Double(double) => {
                 self.may_be_rounded |= double.abs() >= INTEGERS;
                 if (EXACT..EXPONENT).contains(&double.abs()) {
-                    write!(self.out, "{double:.0}")
+                    write!(self.gathered, "{double:.0}")?;
                 } else {
-                    self.out.write_all(ryu_js::Buffer::new().format(double).as_bytes())
+                    self.gathered.extend_from_slice(ryu_js::Buffer::new().format(double).as_bytes());
                 }
             }
         }
+        Ok(())
     }
 }
 
@@ -133,20 +147,51 @@ fn order(one: &str, other: &str) -> Ordering {
     }
 }
 
-/// How many bytes come before the first that must be escaped; `None`: there is none.
-fn plain_bytes(text: &[u8]) -> Option<usize> {
-    const PIECE: usize = 32;
-    let is_escaped = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
-    // Without a way out in the middle, a piece is looked at as a whole.
-    let mut pieces = text.chunks_exact(PIECE);
-    let mut begin = 0;
-    for piece in &mut pieces {
-        if piece.iter().fold(false, |found, byte| found | is_escaped(*byte)) {
-            break;
+/// Adds a piece of a text as RFC 8785 escapes it (section 3.2.2.2): short escapes, else lower-case `\u00xx`, nothing
+/// beyond. Eight bytes at a time: a copy of that many is one store, and code has an escape every few words.
+fn escape(mut text: &[u8], out: &mut Vec<u8>) {
+    while let Some((word, rest)) = text.split_first_chunk::<8>() {
+        out.extend_from_slice(word);
+        let plain = plain_bytes(*word);
+        if plain == word.len() {
+            text = rest;
+            continue;
         }
-        begin += PIECE;
+        out.truncate(out.len() - word.len() + plain);
+        escape_byte(word[plain], out);
+        text = &text[plain + 1..];
     }
-    text[begin..].iter().position(|byte| is_escaped(*byte)).map(|at| begin + at)
+    text.iter().for_each(|byte| escape_byte(*byte, out));
+}
+
+/// How many of eight bytes come before the first that must be escaped. What marks bytes below a bound may mark one
+/// above a marked one wrongly, and never the first (Warren, Hacker's Delight, 6-1).
+fn plain_bytes(word: [u8; 8]) -> usize {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let word = u64::from_le_bytes(word);
+    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGH;
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let marked = below(word, 0x20) | is(b'"') | is(b'\\');
+    (marked.trailing_zeros() / 8) as usize
+}
+
+fn escape_byte(byte: u8, out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let short = match byte {
+        b'"' | b'\\' => byte,
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        0x08 => b'b',
+        0x0c => b'f',
+        0..0x20 => {
+            let hex = |digit: u8| HEX[usize::from(digit & 15)];
+            return out.extend_from_slice(&[b'\\', b'u', b'0', b'0', hex(byte >> 4), hex(byte)]);
+        }
+        plain => return out.push(plain),
+    };
+    out.extend_from_slice(&[b'\\', short]);
 }
 
 #[cfg(test)]

@@ -20,10 +20,11 @@ const PARTS: [&str; 7] = ["tools", "system", "instructions", "messages", "input"
 pub fn prefix(model: Option<&str>, body: &Members) -> Vec<u64> {
     let mut blocks = Blocks { hasher: DefaultHasher::new(), filled: 0, hashes: Vec::new() };
     blocks.hasher.write(model.unwrap_or_default().as_bytes());
-    let mut canonical = Canonical::to(blocks);
+    let mut canonical = Canonical::to(&mut blocks);
     // Ends early with an error where there are blocks enough.
-    let _ = PARTS.iter().filter_map(|name| body.get(name)).try_for_each(|part| canonical.value(part));
-    canonical.out().hashes
+    let written = PARTS.iter().filter_map(|name| body.get(name)).try_for_each(|part| canonical.value(part));
+    let _ = written.and_then(|()| canonical.finish().map(drop));
+    blocks.hashes
 }
 
 struct Blocks {

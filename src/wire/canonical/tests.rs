@@ -10,7 +10,7 @@ fn canonical(json: &str) -> String {
     let body = parse(&format!("{{\"value\":{json}}}").into()).expect("an object").members;
     let mut canonical = Canonical::to(Vec::new());
     canonical.value(body.get("value").expect("it is there")).expect("a vector takes every byte");
-    String::from_utf8(canonical.out()).expect("UTF-8")
+    String::from_utf8(canonical.finish().expect("the same")).expect("UTF-8")
 }
 
 #[test]
@@ -67,6 +67,15 @@ fn reordered(value: &Value, turns: usize) -> String {
 }
 
 proptest! {
+    /// `escape` looks at eight bytes at once; a reader of JSON sees the same text.
+    #[test]
+    fn texts_are_escaped_wherever_it_is_needed(text in "[a\\x00-\\x1f\"\\\\\x7f-\u{90}é😀]{0,40}") {
+        let written = canonical(&json!(text).to_string());
+        prop_assert_eq!(serde_json::from_str::<String>(&written).expect("JSON"), text.as_str());
+        let escapes = |json: &str| json.matches('\\').count();
+        prop_assert_eq!(escapes(&written), escapes(&json!(text).to_string()), "no more than there must be");
+    }
+
     #[test]
     fn the_canonical_form_is_its_own(value in any_json()) {
         let once = canonical(&value.to_string());
