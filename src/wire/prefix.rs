@@ -1,8 +1,10 @@
 //! The beginning of a prompt, as far as servers can have it in common: a hash for each block of its text, each over
 //! all text up to there.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
+
+use foldhash::quality::FixedState;
 
 use super::canonical::Canonical;
 use super::tree::Members;
@@ -18,8 +20,8 @@ const PARTS: [&str; 7] = ["tools", "system", "instructions", "messages", "input"
 
 /// Hashes of the beginning of a prompt for a model.
 pub fn prefix(model: Option<&str>, body: &Members) -> Vec<u64> {
-    let mut blocks = Blocks { hasher: DefaultHasher::new(), filled: 0, hashes: Vec::new() };
-    blocks.hasher.write(model.unwrap_or_default().as_bytes());
+    let mut blocks = Blocks { begun: Vec::with_capacity(BLOCK_BYTES), last: 0, hashes: Vec::new() };
+    blocks.last = blocks.after(model.unwrap_or_default().as_bytes());
     let mut canonical = Canonical::to(&mut blocks);
     // Ends early with an error where there are blocks enough.
     let written = PARTS.iter().filter_map(|name| body.get(name)).try_for_each(|part| canonical.value(part));
@@ -28,10 +30,21 @@ pub fn prefix(model: Option<&str>, body: &Members) -> Vec<u64> {
 }
 
 struct Blocks {
-    hasher: DefaultHasher,
-    /// Bytes of the current block.
-    filled: usize,
+    /// What there is of the block that is not full.
+    begun: Vec<u8>,
+    last: u64,
     hashes: Vec<u64>,
+}
+
+impl Blocks {
+    /// The hash of what has been, and these bytes: the same in all processes of one build, as replicas tell each other
+    /// of blocks by it.
+    fn after(&self, bytes: &[u8]) -> u64 {
+        let mut hasher = FixedState::default().build_hasher();
+        hasher.write_u64(self.last);
+        hasher.write(bytes);
+        hasher.finish()
+    }
 }
 
 impl Write for Blocks {
@@ -39,12 +52,12 @@ impl Write for Blocks {
         if self.hashes.len() == BLOCKS_MAX {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let taken = bytes.len().min(BLOCK_BYTES - self.filled);
-        self.hasher.write(&bytes[..taken]);
-        self.filled += taken;
-        if self.filled == BLOCK_BYTES {
-            self.filled = 0;
-            self.hashes.push(self.hasher.finish());
+        let taken = bytes.len().min(BLOCK_BYTES - self.begun.len());
+        self.begun.extend_from_slice(&bytes[..taken]);
+        if self.begun.len() == BLOCK_BYTES {
+            self.last = self.after(&self.begun);
+            self.begun.clear();
+            self.hashes.push(self.last);
         }
         Ok(taken)
     }
