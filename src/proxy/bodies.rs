@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Of large bodies so much is read at once for each processor, and held as it was read: a chat of short messages takes
-/// eight times its bytes then (1,500 of 150 KB at once took 1.8 GB). More would only wait for a processor.
+/// up to twice its bytes more then. More would only wait for a processor.
 const READ_KIB_EACH: usize = 512;
 const READ_KIB_MAX: usize = 64 << 10;
 
