@@ -8,14 +8,12 @@
 # cannot be pulled, $GRAFANA stays empty, and its files are read without it.
 
 make_images() {
-    local builder runtime prometheus grafana
+    local builder prometheus grafana
     builder=$(sed -n 's/^FROM \(rust:[^ ]*\) AS builder$/\1/p' Dockerfile)
-    runtime=$(sed -n 's/^FROM \([^ ]*distroless[^ ]*\)$/\1/p' Dockerfile)
-    [[ -n $builder && -n $runtime ]] || fail "the Dockerfile has no \`FROM rust:... AS builder\` or no \`FROM ...distroless...\`"
+    [[ -n $builder ]] || fail "the Dockerfile has no \`FROM rust:... AS builder\`"
     prometheus=$(image_of prometheus) grafana=$(image_of grafana) GRAFANA=''
     pulled debian:bookworm-slim || step "debian:bookworm-slim cannot be pulled; making a stand-in" make_debian
     pulled "$builder" || step "$builder cannot be pulled; making a stand-in" make_rust "$builder"
-    pulled "$runtime" || step "$runtime cannot be pulled; making a stand-in" make_distroless "$runtime"
     step "llama-server's stand-in" make_llama
     pulled "$prometheus" || step "$prometheus cannot be pulled; making a stand-in" make_prometheus "$prometheus"
     pulled "$VALKEY_IMAGE" || step "$VALKEY_IMAGE cannot be pulled; making a stand-in" make_valkey "$VALKEY_IMAGE"
@@ -60,38 +58,6 @@ COPY toolchain /usr/local/cargo
 COPY ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 ENV CARGO_HOME=/usr/local/cargo PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 ENV ${QUICK:+CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16} STAND_IN=1
-EOF
-    docker build -q --network host -t "$tag" "$context" >/dev/null
-    rm -rf "$context"
-}
-
-# The official image: these packages unpacked, not installed, and a user; no program at all.
-make_distroless() {
-    local tag=$1 context=$ENGINE/distroless
-    mkdir -p "$context"
-    cat >"$context/Dockerfile" <<'EOF'
-FROM debian:bookworm-slim AS packages
-WORKDIR /deb
-RUN apt-get update \
-    && apt-get download base-files ca-certificates gcc-12-base libc6 libgcc-s1 libgomp1 libssl3 libstdc++6 media-types \
-        netbase tzdata
-RUN mkdir /root-fs \
-    && for package in *.deb; do dpkg-deb -x "$package" /root-fs; done \
-    && cd /root-fs \
-    && rm -rf bin/* sbin/* usr/bin/* usr/sbin/* usr/share/doc usr/share/man \
-    && mkdir -p etc/ssl/certs home/nonroot root tmp \
-    && chmod 1777 tmp \
-    && chown 65532:65532 home/nonroot \
-    && cat usr/share/ca-certificates/mozilla/*.crt >etc/ssl/certs/ca-certificates.crt \
-    && printf '%s\n' 'root:x:0:0:root:/root:/sbin/nologin' 'nobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin' \
-        'nonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin' >etc/passwd \
-    && printf '%s\n' 'root:x:0:' 'nobody:x:65534:' 'tty:x:5:' 'staff:x:50:' 'nonroot:x:65532:' >etc/group \
-    && echo 'hosts: files dns' >etc/nsswitch.conf
-FROM scratch
-COPY --from=packages /root-fs /
-ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
-USER 65532
-WORKDIR /home/nonroot
 EOF
     docker build -q --network host -t "$tag" "$context" >/dev/null
     rm -rf "$context"
