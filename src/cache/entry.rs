@@ -1,4 +1,4 @@
-//! An answer that is kept, and how it is recorded while it passes.
+//! An answer that is kept.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -122,30 +122,5 @@ impl Husk {
 
     pub(super) fn uses(&self) -> u8 {
         self.uses.load(Ordering::Relaxed)
-    }
-}
-
-/// Gathers the chunks of an answer. A chunk is shared with the answer on its way, not copied.
-#[derive(Debug, Default)]
-pub struct Recording {
-    chunks: Vec<Bytes>,
-    bytes: usize,
-}
-
-impl Recording {
-    /// What has been recorded.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    pub fn push(&mut self, chunk: &Bytes) {
-        self.bytes += chunk.len();
-        self.chunks.push(chunk.clone());
-    }
-
-    /// The answer in one piece: copied once, so that it does not hold on to the larger buffers that its chunks were
-    /// cut from.
-    pub fn body(&self) -> Bytes {
-        Bytes::from(self.chunks.concat())
     }
 }

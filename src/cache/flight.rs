@@ -1,7 +1,6 @@
 //! Answers that are being made: who asks for one meanwhile joins it.
 //!
-//! A flight gathers the chunks of one answer, shared with the answer on its way and not copied, and gives them to any
-//! number of followers, each at its own pace. Its first caller, the leader, may leave while others follow; when the
+//! A flight has the bytes of one answer on its tape, and gives them to any number of followers, each at its own pace. Its first caller, the leader, may leave while others follow; when the
 //! last one has, the flight is closed and nobody can join it any more. Whether an answer is kept, being made or to be
 //! made is one question, asked under one lock (Varnish's `HSH_Lookup`): so two never make the same answer.
 //!
@@ -18,9 +17,7 @@ use tokio::sync::{OnceCell, watch};
 use super::depot::Lease;
 use super::form::Form;
 use super::key::Key;
-
-/// A larger answer is not shared further.
-const FLIGHT_BYTES_MAX: usize = 64 << 20;
+use super::tape::Tape;
 
 type Map<E> = Arc<Mutex<HashMap<Key, Arc<Flight<E>>, RandomState>>>;
 
@@ -66,6 +63,8 @@ pub struct Flight<E> {
     form: Form,
     map: Map<E>,
     state: Mutex<State<E>>,
+    /// What was made of it. It is looked at under the state's lock, which its landing is set under, too.
+    tape: Tape,
     /// Rings whenever the state changes.
     bell: watch::Sender<()>,
     /// The whole of it in one piece, for all who want it so.
@@ -76,8 +75,6 @@ pub struct Flight<E> {
 
 struct State<E> {
     head: Option<Head>,
-    chunks: Vec<Bytes>,
-    bytes: usize,
     landing: Option<Landing<E>>,
     followers: usize,
     leader_gone: bool,
@@ -103,19 +100,13 @@ impl<E: Clone> Flights<E> {
         if let Some(found) = look_up() {
             return Boarding::Fresh(found);
         }
-        let state = State {
-            head: None,
-            chunks: Vec::new(),
-            bytes: 0,
-            landing: None,
-            followers: 0,
-            leader_gone: false,
-        };
+        let state = State { head: None, landing: None, followers: 0, leader_gone: false };
         let flight = Arc::new(Flight {
             key,
             form,
             map: Arc::clone(&self.0),
             state: Mutex::new(state),
+            tape: Tape::default(),
             bell: watch::Sender::new(()),
             whole: OnceLock::new(),
             renderings: Default::default(),
@@ -230,20 +221,23 @@ impl<E: Clone> Leader<E> {
         self.flight.ring();
     }
 
-    pub fn push(&self, chunk: &Bytes) {
-        let mut state = self.flight.state();
-        state.bytes += chunk.len();
-        let too_large = state.bytes > FLIGHT_BYTES_MAX;
-        if too_large {
-            state.chunks = Vec::new();
-        } else if state.landing.is_none() {
-            state.chunks.push(chunk.clone());
-        }
-        drop(state);
-        if too_large {
+    /// Where the bytes of the answer go.
+    pub fn tape(&self) -> &Tape {
+        &self.flight.tape
+    }
+
+    /// Says that more is on the tape.
+    pub fn taped(&self) {
+        if self.flight.tape.is_lost() {
             self.flight.land(Landing::Lost);
         }
         self.flight.ring();
+    }
+
+    /// Puts more on the tape.
+    pub fn push(&self, chunk: &Bytes) {
+        self.flight.tape.push(chunk);
+        self.taped();
     }
 
     /// The answer has ended. Keep it before, if it is to be kept.
@@ -292,7 +286,7 @@ impl<E: Clone> Follower<E> {
 
     /// All that was made, in one piece: of use once it has landed whole.
     pub fn whole(&self) -> Bytes {
-        self.flight.whole.get_or_init(|| self.flight.state().chunks.concat().into()).clone()
+        self.flight.whole.get_or_init(|| self.flight.tape.body().unwrap_or_default()).clone()
     }
 
     /// Where its rendering in another form goes, made by the first who wants it.
@@ -316,11 +310,10 @@ impl<E: Clone> Follower<E> {
     fn news(&mut self) -> Option<News<E>> {
         let state = self.flight.state();
         let head = state.head.clone().filter(|_| !self.seen.head);
-        let chunks = state.chunks.get(self.seen.chunks..).unwrap_or_default().to_vec();
-        let landing = state.landing.clone();
+        let chunks = self.flight.tape.news(&mut self.seen.chunks);
+        let landing = if self.flight.tape.is_lost() { Some(Landing::Lost) } else { state.landing.clone() };
         drop(state);
         self.seen.head |= head.is_some();
-        self.seen.chunks += chunks.len();
         let any = head.is_some() || !chunks.is_empty() || landing.is_some();
         any.then_some(News { head, chunks, landing })
     }

@@ -63,7 +63,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
-use crate::cache::{Form, Landing};
+use crate::cache::{Form, Landing, Leader};
 use crate::wire::Own;
 
 use self::admit::Verdict;
@@ -186,7 +186,8 @@ impl ProxyHttp for Proxy {
             if let Some(leader) = &ctx.leads {
                 leader.head(tap::head(answer, fallback::instead(ctx)));
             }
-            ctx.tap = Some(Tap::new(job, answer, framed, gateway.store.entry_bytes_max()));
+            let shared = ctx.leads.as_ref().map(Leader::tape);
+            ctx.tap = Some(Tap::new(job, answer, framed, gateway.store.entry_bytes_max(), shared));
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ pub(super) fn pass(
         let room = |bytes| share.is_some_and(|share| gateway.bodies.grow(share, bytes));
         let ended = tap.chunk(&mut chunk, elapsed, room);
         if let Some(leader) = &ctx.leads {
-            leader.push(&chunk);
+            leader.taped();
         }
         *body = Some(chunk).filter(|chunk| !gathers && !chunk.is_empty());
         if let Some(ended) = ended {
@@ -44,7 +44,7 @@ pub(super) fn pass(
     }
     if let Some(rest) = ctx.tap.as_mut().and_then(Tap::rest) {
         if let Some(leader) = &ctx.leads {
-            leader.push(&rest);
+            leader.taped();
         }
         *body = Some(rest);
     }

@@ -1,5 +1,5 @@
 //! An answer's bytes on their way to the caller: watched for their end and their usage, recorded if they are to be
-//! kept. The bytes are shared with what goes out, never changed, and never held back.
+//! kept, or others follow. They are never changed, and never held back.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use pingora::http::ResponseHeader;
 
-use crate::cache::{Answer, Form, Head, Key, Recording, Worth};
+use crate::cache::{Answer, Form, Head, Key, Tape, Worth};
 use crate::wire::{BodyKind, Noted, Protocol, Unasked, Usage, Watch, error_event};
 
 use super::context::{Job, Keep};
@@ -23,7 +23,10 @@ pub(super) struct Tap {
     kind: Kind,
     keep: Option<Keep>,
     /// `None`: larger than what is kept or read, or not of interest.
-    recording: Option<Recording>,
+    recording: Option<Tape>,
+    /// What those who follow the answer read it from: one tape with the recording, but where a try before this one has
+    /// left something there.
+    shared: Option<Tape>,
     entry_bytes_max: usize,
     content_type: Bytes,
     /// Whether its end can be told from its being cut off: by a length or by chunks.
@@ -89,8 +92,15 @@ fn content_type(answer: &ResponseHeader) -> Bytes {
 }
 
 impl Tap {
-    /// Begins with the answer's header. `framed`: by the server itself ([`is_framed`]).
-    pub(super) fn new(job: &Job, answer: &ResponseHeader, framed: bool, entry_bytes_max: usize) -> Self {
+    /// Begins with the answer's header. `framed`: by the server itself ([`is_framed`]). `shared`: what others read the
+    /// answer from, if it is shared.
+    pub(super) fn new(
+        job: &Job,
+        answer: &ResponseHeader,
+        framed: bool,
+        entry_bytes_max: usize,
+        shared: Option<&Tape>,
+    ) -> Self {
         let content_type = content_type(answer);
         let ok = answer.status == StatusCode::OK;
         let kind = match content_type.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii() {
@@ -107,7 +117,8 @@ impl Tap {
         };
         let keep = keep.map(made);
         let recorded = gathers || keep.is_some() || matches!(kind, Kind::Json(_));
-        let recording = recorded.then(Recording::default);
+        let recording =
+            recorded.then(|| shared.filter(|shared| shared.bytes() == 0).cloned().unwrap_or_default());
         let marked = job.endpoint.body == BodyKind::Json;
         let several = job.endpoint.protocol == Protocol::Llama && job.demand.answers > 1;
         let unasked = (job.unasked && matches!(kind, Kind::Stream(_))).then(Unasked::default);
@@ -115,6 +126,7 @@ impl Tap {
             kind,
             keep,
             recording,
+            shared: shared.cloned(),
             entry_bytes_max,
             content_type,
             framed,
@@ -148,26 +160,31 @@ impl Tap {
         ends.then(|| {
             self.whole = true;
             // What may follow the mark is recorded too.
-            let body = self.recording.as_ref().map(Recording::body);
-            self.recorded = self.recording.as_ref().map_or(0, Recording::bytes);
+            let body = self.recording.as_ref().and_then(Tape::body);
+            self.recorded = self.recording.as_ref().map_or(0, Tape::bytes);
             self.gathered = body.clone().filter(|_| self.gathers);
             self.kept(body, took)
         })
     }
 
     fn record(&mut self, chunk: &Bytes, room: impl FnOnce(u64) -> bool) {
-        let Some(recording) = &mut self.recording else { return };
-        let bytes = recording.bytes() + chunk.len();
-        self.keep = self.keep.filter(|_| bytes <= self.entry_bytes_max);
-        let read = || {
-            let free = bytes <= READ_FREELY_BYTES_MAX;
-            (self.gathers || matches!(self.kind, Kind::Json(_)))
-                && (free || bytes <= READ_BYTES_MAX && room(chunk.len() as u64))
-        };
-        if self.keep.is_some() || read() {
-            recording.push(chunk);
-        } else {
-            self.recording = None;
+        if let Some(recording) = &self.recording {
+            let bytes = recording.bytes().saturating_add(chunk.len());
+            self.keep = self.keep.filter(|_| bytes <= self.entry_bytes_max);
+            let read = || {
+                let free = bytes <= READ_FREELY_BYTES_MAX;
+                (self.gathers || matches!(self.kind, Kind::Json(_)))
+                    && (free || bytes <= READ_BYTES_MAX && room(chunk.len() as u64))
+            };
+            if self.keep.is_some() || read() {
+                recording.push(chunk);
+            } else {
+                self.recording = None;
+            }
+        }
+        let recorded = |shared: &&Tape| self.recording.as_ref().is_some_and(|it| it.is(shared));
+        if let Some(shared) = self.shared.as_ref().filter(|shared| !recorded(shared)) {
+            shared.push(chunk);
         }
     }
 
@@ -211,9 +228,9 @@ impl Tap {
         if self.whole {
             let failed = matches!(&self.kind, Kind::Stream(watch) if watch.failed());
             let more = recording.filter(|more| more.bytes() > self.recorded && !self.gathers && !failed);
-            return more.map_or(End::Whole, |recording| self.kept(Some(recording.body()), took));
+            return more.map_or(End::Whole, |recording| self.kept(recording.body(), took));
         }
-        let body = recording.as_ref().map(Recording::body);
+        let body = recording.as_ref().and_then(Tape::body);
         self.gathered = body.clone().filter(|_| self.gathers);
         let good = match (&mut self.kind, &body) {
             (Kind::Stream(watch), _) if watch.failed() => return End::Failed,

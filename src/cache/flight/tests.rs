@@ -1,6 +1,7 @@
 //! Flights: who joins, who leaves, and what becomes of the others.
 
 use super::*;
+use crate::cache::tape::TAPE_BYTES_MAX;
 
 type Answer = Boarding<&'static str, ()>;
 
@@ -35,7 +36,7 @@ async fn whoever_joins_gets_what_there_is_and_then_follows() {
     assert_eq!(follower.next().await.chunks, ["one"]);
     leader.push(&chunk("two"));
     leader.push(&chunk("three"));
-    assert_eq!(follower.next().await.chunks, ["two", "three"]);
+    assert_eq!(follower.next().await.chunks, ["twothree"]);
     leader.land(Landing::Broken("why"));
     assert_eq!(follower.next().await.landing, Some(Landing::Broken("why")));
     lead(board(&flights));
@@ -76,7 +77,7 @@ async fn what_is_too_large_is_lost_to_its_followers() {
     let flights = Flights::default();
     let leader = lead(board(&flights));
     let mut follower = follow(board(&flights));
-    leader.push(&Bytes::from(vec![0; FLIGHT_BYTES_MAX + 1]));
+    leader.push(&Bytes::from(vec![0; TAPE_BYTES_MAX + 1]));
     assert_eq!(follower.next().await.landing, Some(Landing::Lost));
     lead(board(&flights));
 }

@@ -35,7 +35,8 @@ fn kept(protocol: Protocol, several: bool, pieces: &[&[u8]]) -> Option<Keepsake>
     let mut tap = Tap {
         kind: Kind::Stream(Watch::new(protocol)),
         keep: Some(Keep { key: [7; 32], form, made: form, dialect: None, fingerprint: [0; 32] }),
-        recording: Some(Recording::default()),
+        recording: Some(Tape::default()),
+        shared: None,
         entry_bytes_max: 1 << 20,
         content_type: Bytes::from_static(b"text/event-stream"),
         framed: true,
