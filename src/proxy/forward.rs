@@ -27,8 +27,8 @@ use super::{failure, fallback, fault, trace};
 /// not read.
 const POOLED_TIME_MAX: Duration = Duration::from_secs(4);
 
-/// More than a request to a server has.
-const HEADERS: usize = 16;
+/// As many as a request to a server may well have; there is room for no more, which is kept as long as its answer.
+const HEADERS: usize = 12;
 
 /// The error of a server that does not accept the gateway's own key.
 pub(super) const CREDENTIALS: ErrorType =

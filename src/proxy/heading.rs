@@ -37,7 +37,7 @@ pub(super) static TOKENS: BucketHeaders = BucketHeaders {
     reset: HeaderName::from_static("x-ratelimit-reset-tokens"),
 };
 
-/// More than an answer of the gateway's own has.
+/// More than an answer has. For one more, twice the room would be taken, and kept as long as its stream lasts.
 const HEADERS: usize = 24;
 
 /// A header in the making.
@@ -54,7 +54,8 @@ impl Heading {
     /// Takes a server's header to be changed; [`Heading::put`] gives it back.
     pub(super) fn take(answer: &mut ResponseHeader) -> Self {
         let mut heading = Self(std::mem::replace(answer, empty().into()).into());
-        heading.headers.reserve(HEADERS);
+        let more = HEADERS.saturating_sub(heading.headers.len());
+        heading.headers.reserve(more);
         heading
     }
 
