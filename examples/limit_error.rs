@@ -47,7 +47,7 @@ fn shield(addresses: u32, rate: Rate) -> u64 {
     let ask = |number: u32| {
         let address =
             IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number.wrapping_mul(2_654_435_761) % (1 << 24)));
-        u64::from(gate.admit_address(address).is_err())
+        u64::from(gate.admit_address(address, Duration::ZERO).is_err())
     };
     (0..rate.count).map(|_| (0..addresses).map(ask).sum::<u64>()).sum()
 }

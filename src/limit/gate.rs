@@ -85,8 +85,8 @@ impl Gate {
     }
 
     /// Admits by address, before anything is known of the caller.
-    pub fn admit_address(&self, address: IpAddr) -> Result<(), Refused> {
-        self.addresses.as_ref().map_or(Ok(()), |shield| shield.admit(address))
+    pub fn admit_address(&self, address: IpAddr, now: Duration) -> Result<(), Refused> {
+        self.addresses.as_ref().map_or(Ok(()), |shield| shield.admit(address, now))
     }
 
     /// What a request is subject to before its model is known. `account`: the caller's; `None` where no keys are asked

@@ -72,7 +72,7 @@ pub(super) async fn admit(
     }
     ctx.guards.in_flight = Some(InFlight::new(&gateway.metrics.in_flight));
 
-    gateway.gate.admit_address(ctx.arrival.client_ip).map_err(Refusal::Limited)?;
+    gateway.gate.admit_address(ctx.arrival.client_ip, gateway.clock.now()).map_err(Refusal::Limited)?;
 
     ctx.asked.caller = identify(gateway, session, ctx.arrival.client_ip)?;
     let (account, user) =
