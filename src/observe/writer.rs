@@ -1,13 +1,13 @@
 //! Lines on their way to a file or standard output, off the path of requests.
 //!
-//! A bounded queue and one thread: when the reader stalls, lines are dropped and counted, and no request waits. What
+//! A bounded queue, which takes room as lines wait in it, and one thread: when the reader stalls, lines are dropped and counted, and no request waits. What
 //! is queued is written within 20 ms of the thread's being scheduled. A disk that is full for a while costs no line
 //! that still fits into the buffer, and leaves no half of one.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ enum Item {
 /// What the two sides share besides the queue.
 #[derive(Debug)]
 struct Shared {
+    queued_lines: AtomicUsize,
     queued_bytes: AtomicUsize,
     /// The file is to be opened anew.
     reopen: AtomicBool,
@@ -58,7 +59,7 @@ type Waiting = (Receiver<Item>, Output);
 
 /// The access log's writer. It begins to write once [`Writer::start`] has been called.
 pub struct Writer {
-    queue: Option<SyncSender<Item>>,
+    queue: Option<Sender<Item>>,
     start: Mutex<Option<Waiting>>,
     shared: Arc<Shared>,
     coloured: bool,
@@ -78,7 +79,7 @@ impl Writer {
         // It knows NO_COLOR, CLICOLOR and TERM.
         let wanted = || AutoStream::choice(&io::stdout()) != ColorChoice::Never;
         let coloured = *sink == Sink::Stdout && io::stdout().is_terminal() && wanted();
-        let (queue, lines) = sync_channel(QUEUED_LINES_MAX);
+        let (queue, lines) = channel();
         Ok(Self { queue: Some(queue), start: Mutex::new(Some((lines, output))), shared, coloured })
     }
 
@@ -106,11 +107,12 @@ impl Writer {
     pub fn write(&self, line: Vec<u8>) {
         let Some(queue) = &self.queue else { return };
         let bytes = line.len();
-        let fits = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= QUEUED_BYTES_MAX;
-        if fits && queue.try_send(Item::Line(line)).is_ok() {
-            return;
+        if self.shared.takes(bytes) {
+            if queue.send(Item::Line(line)).is_ok() {
+                return;
+            }
+            self.shared.gone(bytes);
         }
-        self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.shared.missed.fetch_add(1, Ordering::Relaxed);
         self.shared.dropped.inc();
     }
@@ -119,8 +121,7 @@ impl Writer {
     pub fn reopen(&self) {
         let Some(queue) = &self.queue else { return };
         self.shared.reopen.store(true, Ordering::Release);
-        // Where the queue is full the thread is at work, and will look.
-        if let Err(TrySendError::Disconnected(_)) = queue.try_send(Item::Wake) {
+        if queue.send(Item::Wake).is_err() {
             log::error!("the access log is not opened anew: its thread has ended");
         }
     }
@@ -129,7 +130,7 @@ impl Writer {
     pub fn flush(&self, wait_max: Duration) {
         let Some(queue) = &self.queue else { return };
         let (word, written) = sync_channel(1);
-        if queue.try_send(Item::Flush(word)).is_ok() {
+        if queue.send(Item::Flush(word)).is_ok() {
             let _ = written.recv_timeout(wait_max);
         }
     }
@@ -137,8 +138,25 @@ impl Writer {
 
 impl Shared {
     fn new(dropped: IntCounter) -> Self {
-        let (queued_bytes, reopen, missed) = Default::default();
-        Self { queued_bytes, reopen, missed, dropped }
+        let (queued_lines, queued_bytes, reopen, missed) = Default::default();
+        Self { queued_lines, queued_bytes, reopen, missed, dropped }
+    }
+
+    /// Counts a line, if there is room for it.
+    fn takes(&self, bytes: usize) -> bool {
+        let lines = self.queued_lines.fetch_add(1, Ordering::Relaxed) + 1;
+        let all = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let fits = lines <= QUEUED_LINES_MAX && all <= QUEUED_BYTES_MAX;
+        if !fits {
+            self.gone(bytes);
+        }
+        fits
+    }
+
+    /// It waits no longer.
+    fn gone(&self, bytes: usize) {
+        self.queued_lines.fetch_sub(1, Ordering::Relaxed);
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -155,7 +173,7 @@ fn write_all(lines: &Receiver<Item>, mut output: Output, shared: &Shared) {
                 // A full disk or a reader that went away costs lines, never the gateway. What does not fit into the
                 // buffer any more is lost; what is in it is tried again.
                 Item::Line(line) => {
-                    shared.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
+                    shared.gone(line.len());
                     if let Err(error) = output.write_all(&line) {
                         shared.dropped.inc();
                         failing.lost += 1;
@@ -294,7 +312,7 @@ mod tests {
     fn a_full_disk_costs_the_lines_that_fit_nowhere_and_breaks_none() {
         let disk = Disk::default();
         let dropped = IntCounter::new("dropped", "Of the test.").expect("a counter");
-        let (queue, lines) = sync_channel(QUEUED_LINES_MAX);
+        let (queue, lines) = channel();
         let (output, shared) = (Output::to(Box::new(disk.clone())), Shared::new(dropped.clone()));
         let thread = std::thread::spawn(move || write_all(&lines, output, &shared));
         let write = |from: usize, to: usize| {
