@@ -84,16 +84,17 @@ pub struct Proxy(pub Arc<Current>);
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = Context;
+    type CTX = Box<Context>;
 
-    fn new_ctx(&self) -> Context {
-        Context::new(self.0.load())
+    /// In a box: Pingora moves it from function to function.
+    fn new_ctx(&self) -> Box<Context> {
+        Box::new(Context::new(self.0.load()))
     }
 
     /// No modules: Pingora's default would look at compression on every answer.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
-    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
         let gateway = Arc::clone(&ctx.gateway);
         let downstream = &mut session.downstream_session;
         if downstream.get_keepalive().is_some() {
@@ -107,7 +108,7 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         let gateway = Arc::clone(&ctx.gateway);
         let mut verdict = admit::admit(&gateway, session, ctx).await;
         while let Ok(Verdict::Follow(aboard)) = verdict {
@@ -131,7 +132,7 @@ impl ProxyHttp for Proxy {
         Ok(true)
     }
 
-    async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         let gateway = Arc::clone(&ctx.gateway);
         if ctx.job.is_some() {
             session::wrap(session, &gateway, ctx);
@@ -151,7 +152,7 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         forward::peer(&Arc::clone(&ctx.gateway), session, ctx).await
     }
 
@@ -159,7 +160,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         forward::request(&ctx.gateway, session, ctx, request)
     }
@@ -168,7 +169,7 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         answer: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         let gateway = Arc::clone(&ctx.gateway);
         forward::refuse_upgrade(answer.status)?;
@@ -196,7 +197,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         answer: &mut ResponseHeader,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> Result<()> {
         let gateway = Arc::clone(&ctx.gateway);
         if answer.status.is_informational() {
@@ -213,7 +214,7 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         let gateway = Arc::clone(&ctx.gateway);
         if ctx.route.failure.is_some() {
@@ -241,7 +242,7 @@ impl ProxyHttp for Proxy {
         &self,
         _session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
         error: Box<Error>,
     ) -> Box<Error> {
         failure::connect(&Arc::clone(&ctx.gateway), ctx, error)
@@ -252,19 +253,19 @@ impl ProxyHttp for Proxy {
         _peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        ctx: &mut Context,
+        ctx: &mut Self::CTX,
         client_reused: bool,
     ) -> Box<Error> {
         failure::midway(&Arc::clone(&ctx.gateway), session, ctx, error, client_reused)
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         let gateway = Arc::clone(&ctx.gateway);
         session::unwrap(session, &ctx.slot);
         failure::end(&gateway, session, ctx, error).await
     }
 
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
         let gateway = Arc::clone(&ctx.gateway);
         session::unwrap(session, &ctx.slot);
         settle::count(&gateway, ctx);
@@ -272,16 +273,16 @@ impl ProxyHttp for Proxy {
     }
 
     /// Failures stand in the access log and the metrics; a caller that leaves is no failure of ours.
-    fn suppress_error_log(&self, _session: &Session, ctx: &Context, _error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, ctx: &Self::CTX, _error: &Error) -> bool {
         ctx.told.left || ctx.route.failure.is_some()
     }
 
     /// Without the query, which may hold what is nobody's business.
-    fn request_summary(&self, _session: &Session, ctx: &Context) -> String {
+    fn request_summary(&self, _session: &Session, ctx: &Self::CTX) -> String {
         format!("{} {}, request {}", ctx.arrival.method, ctx.arrival.path, ctx.arrival.request_id)
     }
 
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Context, _: &Error, _: ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Self::CTX, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 }
