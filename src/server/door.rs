@@ -5,7 +5,7 @@
 //! HTTP/2, the time that each of them has.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -99,10 +99,17 @@ fn socket_options() -> TcpSocketOptions {
 #[async_trait]
 impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Door<A> {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let stream = self.announced(stream).await?;
-        let stream = self.shaken(stream).await?;
+        // What few connections need is made in a box, and gone afterwards: this stays as long as the connection.
+        let stream = match self.announces(&stream) {
+            true => Box::pin(self.announced(stream)).await?,
+            false => stream,
+        };
+        let stream = match self.shown(&stream) {
+            Some(shown) => Box::pin(self.shaken(stream, &shown)).await?,
+            None => stream,
+        };
         match stream.selected_alpn_proto() {
-            Some(ALPN::H2) => self.http2(stream, shutdown).await,
+            Some(ALPN::H2) => Box::pin(self.http2(stream, shutdown)).await,
             _ => self.http1(stream, shutdown).await,
         }
         None
@@ -114,15 +121,17 @@ impl<A: HttpServerApp + Send + Sync + 'static> ServerApp for Door<A> {
 }
 
 impl<A: HttpServerApp + Send + Sync + 'static> Door<A> {
-    /// The connection, from whom a balancer that is trusted says that it comes.
+    /// Whether a connection comes from a balancer that is trusted.
+    fn announces(&self, stream: &Stream) -> bool {
+        let gateway = self.current.load();
+        let trusted = &gateway.settings.trusted_proxies;
+        whence(stream).is_some_and(|address| trusted.iter().any(|network| network.contains(&address)))
+    }
+
+    /// The connection of such a balancer, from whom that says that it comes.
     async fn announced(&self, stream: Stream) -> Option<Stream> {
         let gateway = self.current.load();
-        let (trusted, bounds) = (&gateway.settings.trusted_proxies, gateway.settings.connections);
-        let peer = stream.get_socket_digest().and_then(|digest| digest.peer_addr()?.as_inet().copied());
-        let Some(address) = peer.map(|peer| peer.ip().to_canonical()) else { return Some(stream) };
-        if !trusted.iter().any(|network| network.contains(&address)) {
-            return Some(stream);
-        }
+        let (bounds, address) = (gateway.settings.connections, whence(&stream));
         // Who says nothing has as long as without a balancer before it.
         let shakes = self.shown(&stream).is_some();
         let first = if shakes { bounds.handshake } else { bounds.idle };
@@ -130,7 +139,7 @@ impl<A: HttpServerApp + Send + Sync + 'static> Door<A> {
         match announce::heard(&mut stream, first, bounds.handshake).await {
             Ok(()) => Some(stream),
             Err(why) => {
-                log::debug!("no PROXY header from {address}: {why}");
+                log::debug!("no PROXY header from {address:?}: {why}");
                 if shakes && why.kind() == ErrorKind::TimedOut {
                     gateway.metrics.unshaken(Unshaken::Late);
                 }
@@ -145,11 +154,10 @@ impl<A: HttpServerApp + Send + Sync + 'static> Door<A> {
         self.listeners.shown_at(ours?)
     }
 
-    /// The connection, past its handshake where its listener has one.
-    async fn shaken(&self, stream: Stream) -> Option<Stream> {
-        let Some(shown) = self.shown(&stream) else { return Some(stream) };
+    /// The connection, past its handshake.
+    async fn shaken(&self, stream: Stream, shown: &Shown) -> Option<Stream> {
         let gateway = self.current.load();
-        let handshake = shake(&shown, plain(stream));
+        let handshake = shake(shown, plain(stream));
         let why = match timeout(gateway.settings.connections.handshake, handshake).await {
             Ok(Ok(stream)) => return Some(stream),
             Ok(Err(why)) => {
@@ -196,6 +204,12 @@ impl<A: HttpServerApp + Send + Sync + 'static> Door<A> {
 
 async fn shake(shown: &Shown, stream: Box<TcpStream>) -> pingora::Result<Stream> {
     Ok(Box::new(shown.acceptor.tls_handshake(*stream).await?))
+}
+
+/// Whom a connection comes from.
+fn whence(stream: &Stream) -> Option<IpAddr> {
+    let peer = *stream.get_socket_digest()?.peer_addr()?.as_inet()?;
+    Some(peer.ip().to_canonical())
 }
 
 fn plain(stream: Stream) -> Box<TcpStream> {
