@@ -18,6 +18,7 @@ use crate::route::{Kind, Resolved};
 use crate::wire::{self, Astray, Endpoint, HEADERS_KEYED, Own, Target, Work};
 
 use super::ask::{self, Aboard, Hit, ask};
+use super::bodies::arrived;
 use super::body::{self, Stop};
 use super::context::{Asked, Caller, Context, InFlight, Job, Keep, vacate};
 use super::cost;
@@ -236,8 +237,10 @@ async fn read(
     ctx: &mut Context,
     endpoint: &'static Endpoint,
 ) -> Result<(Bytes, Understood, Resolved), Stop> {
+    // Until it has been read; what a server is sent may wait for long.
+    let mut place = gateway.bodies.place(announced(session)).await;
     let share = ctx.guards.body.insert(gateway.bodies.share());
-    let body = body::read(session, gateway, share).await;
+    let body = arrived(body::read(session, gateway, share), &mut place).await;
     ctx.asked.bytes_in = share.bytes();
     let body = body?;
     let understood = match understood::recall(gateway, endpoint, &body) {
@@ -250,6 +253,11 @@ async fn read(
         return Err(Refusal::LlamasOwn(endpoint.path).into());
     }
     Ok((body, understood, resolved))
+}
+
+/// The `content-length`, where there is one.
+fn announced(session: &Session) -> Option<u64> {
+    session.req_header().headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
 fn headers_within_bounds(session: &Session) -> Result<(), Refusal> {
