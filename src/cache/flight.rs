@@ -1,8 +1,9 @@
 //! Answers that are being made: who asks for one meanwhile joins it.
 //!
-//! A flight has the bytes of one answer on its tape, and gives them to any number of followers, each at its own pace. Its first caller, the leader, may leave while others follow; when the
-//! last one has, the flight is closed and nobody can join it any more. Whether an answer is kept, being made or to be
-//! made is one question, asked under one lock (Varnish's `HSH_Lookup`): so two never make the same answer.
+//! A flight has the bytes of one answer on its tape, and gives them to any number of followers, each at its own pace.
+//! Its first caller, the leader, may leave while others follow; when the last one has, the flight is closed and nobody
+//! can join it any more. Whether an answer is kept, being made or to be made is one question, asked under one lock
+//! (Varnish's `HSH_Lookup`): so two never make the same answer.
 //!
 //! Locks: the map of flights first, then a flight's state.
 

@@ -1,8 +1,8 @@
 //! Lines on their way to a file or standard output, off the path of requests.
 //!
-//! A bounded queue, which takes room as lines wait in it, and one thread: when the reader stalls, lines are dropped and counted, and no request waits. What
-//! is queued is written within 20 ms of the thread's being scheduled. A disk that is full for a while costs no line
-//! that still fits into the buffer, and leaves no half of one.
+//! A bounded queue, which takes room as lines wait in it, and one thread: when the reader stalls, lines are dropped and
+//! counted, and no request waits. What is queued is written within 20 ms of the thread's being scheduled. A disk that
+//! is full for a while costs no line that still fits into the buffer, and leaves no half of one.
 
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
