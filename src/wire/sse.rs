@@ -6,6 +6,7 @@
 
 use std::sync::LazyLock;
 
+use aho_corasick::packed::Searcher;
 use memchr::{memchr, memmem};
 use serde::de::IgnoredAny;
 
@@ -124,7 +125,7 @@ impl Watch {
             self.ended |= matches!(self.protocol, Protocol::OpenAi);
             return;
         }
-        if MARKS.iter().any(|mark| mark.is_in(data)) {
+        if is_of_interest(data) {
             self.usage.note(data);
             self.note(data);
         }
@@ -154,38 +155,34 @@ impl Watch {
     }
 }
 
-/// What an event holds if it is worth parsing.
-struct Mark {
-    text: memmem::Finder<'static>,
-    /// What the value must begin with; `None`: anything.
-    value: Option<u8>,
-}
+/// What an event holds if it is worth parsing, and what the value after it must begin with; `None`: anything.
+const MARKS: [(&str, Option<u8>); 8] = [
+    ("\"usage\"", Some(b'{')),
+    ("\"timings\"", Some(b'{')),
+    ("\"finish_reason\"", Some(b'"')),
+    ("\"stop_reason\"", Some(b'"')),
+    ("\"stop\"", Some(b't')),
+    ("\"message_stop\"", None),
+    ("\"response.", None),
+    ("\"error\"", Some(b'{')),
+];
 
-impl Mark {
-    fn new(text: &'static str, value: Option<u8>) -> Self {
-        Self { text: memmem::Finder::new(text), value }
+/// Finds all of them at once. `None`: not on this processor.
+static FINDER: LazyLock<Option<Searcher>> = LazyLock::new(|| Searcher::new(MARKS.map(|(text, _)| text)));
+
+/// Whether an event is worth parsing. No two marks of a document overlap: each begins and ends a string, or begins one.
+fn is_of_interest(data: &[u8]) -> bool {
+    let is_told = |end: usize, value: Option<u8>| {
+        let mut after = data[end..].iter();
+        value.is_none_or(|value| after.find(|byte| !matches!(byte, b' ' | b':')) == Some(&value))
+    };
+    match &*FINDER {
+        Some(all) => all.find_iter(data).any(|mark| is_told(mark.end(), MARKS[mark.pattern().as_usize()].1)),
+        None => MARKS
+            .iter()
+            .any(|(text, value)| memmem::find_iter(data, text).any(|at| is_told(at + text.len(), *value))),
     }
-
-    fn is_in(&self, data: &[u8]) -> bool {
-        self.text.find_iter(data).any(|at| {
-            let mut after = data[at + self.text.needle().len()..].iter();
-            self.value.is_none_or(|value| after.find(|byte| !matches!(byte, b' ' | b':')) == Some(&value))
-        })
-    }
 }
-
-static MARKS: LazyLock<[Mark; 8]> = LazyLock::new(|| {
-    [
-        Mark::new("\"usage\"", Some(b'{')),
-        Mark::new("\"timings\"", Some(b'{')),
-        Mark::new("\"finish_reason\"", Some(b'"')),
-        Mark::new("\"stop_reason\"", Some(b'"')),
-        Mark::new("\"stop\"", Some(b't')),
-        Mark::new("\"message_stop\"", None),
-        Mark::new("\"response.", None),
-        Mark::new("\"error\"", Some(b'{')),
-    ]
-});
 
 /// An event that ends a stream which cannot go on, in the protocol's own form.
 pub fn error_event(protocol: Protocol, error: &str) -> String {
