@@ -147,11 +147,20 @@ impl<S: Series> Made for Family<S> {
 impl<S: Series> Family<S> {
     /// The series with these labels, in the order of the table; from now on it is there.
     pub(super) fn with(&self, labels: &[&str]) -> S {
+        self.to(labels, S::clone)
+    }
+
+    /// Tells it something.
+    pub(super) fn to<T>(&self, labels: &[&str], tell: impl FnOnce(&S) -> T) -> T {
         debug_assert_eq!(labels.len(), self.row.labels.len(), "{}", self.row.name);
         let hash = self.hash(labels.iter().copied());
         if let Some((_, series)) = self.read().find(hash, |(key, _)| is_key_of(key, labels)) {
-            return series.clone();
+            return tell(series);
         }
+        tell(&self.make(hash, labels))
+    }
+
+    fn make(&self, hash: u64, labels: &[&str]) -> S {
         let mut all = self.write();
         if all.len() >= S::SERIES_MAX && all.find(hash, |(key, _)| is_key_of(key, labels)).is_none() {
             let others = vec![OTHER; labels.len()];
@@ -220,7 +229,12 @@ fn key(labels: &[&str]) -> Box<str> {
 }
 
 fn is_key_of(key: &str, labels: &[&str]) -> bool {
-    key.split(BOUNDARY).eq(labels.iter().copied())
+    let mut rest = Some(key);
+    for (at, label) in labels.iter().enumerate() {
+        let begins = rest.and_then(|rest| if at == 0 { Some(rest) } else { rest.strip_prefix(BOUNDARY) });
+        rest = begins.and_then(|rest| rest.strip_prefix(label));
+    }
+    rest == Some("")
 }
 
 fn split(key: &str) -> Vec<&str> {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
+use foldhash::fast::RandomState;
 use serde_json::{Map, Value, json};
 use wildmatch::WildMatchPattern;
 
@@ -43,7 +44,7 @@ pub struct Fleet {
     former: Vec<Weak<Server>>,
     rules: Vec<(ModelRule, Pattern)>,
     /// Where each is by its name, or its pattern as it is written.
-    places: HashMap<String, usize>,
+    places: HashMap<String, usize, RandomState>,
 }
 
 impl Fleet {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use foldhash::quality::RandomState;
 use jiff::ToSpan;
 use jiff::civil::Date;
 
@@ -23,7 +24,7 @@ pub(super) type Days = HashMap<String, BTreeMap<Date, Counts>>;
 #[derive(Debug, Default)]
 pub(super) struct Books {
     /// What is not in the file yet; without a file, all there is. Accounts of today stay when they are written.
-    accounts: HashMap<Account, Counts>,
+    accounts: HashMap<Account, Counts, RandomState>,
     /// Whose shares of budgets are let go when that is told.
     open: Vec<Open>,
     /// What is in the file and what is not, together.

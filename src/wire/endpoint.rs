@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use foldhash::fast::RandomState;
 use http::Method;
 
 /// Whose error envelope and stream events an endpoint uses.
@@ -153,7 +154,7 @@ const OWN: &[(&str, Own)] = &[
 /// Before an id in `/v1/models/{id}`.
 pub const MODEL_PREFIX: &str = "/v1/models/";
 
-static BY_PATH: LazyLock<HashMap<&'static str, Target>> = LazyLock::new(|| {
+static BY_PATH: LazyLock<HashMap<&'static str, Target, RandomState>> = LazyLock::new(|| {
     let servers = ENDPOINTS.iter().map(|endpoint| (endpoint.path, Target::Server(endpoint)));
     servers.chain(OWN.iter().map(|(path, own)| (*path, Target::Own(*own)))).collect()
 });

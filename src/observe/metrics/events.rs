@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
 use jiff::Timestamp;
 use prometheus::IntCounter;
 
@@ -12,12 +13,13 @@ impl Metrics {
     pub fn ended(&self, ended: &Ended<'_>) {
         let model = self.model_label(ended.model);
         let cache = ended.cache.name();
-        let status = ended.status.to_string();
+        let status = StatusCode::from_u16(ended.status);
+        let status = status.as_ref().map_or("0", StatusCode::as_str);
         self.total.inc();
-        self.requests.with(&[model, ended.upstream.unwrap_or(""), &status, cache]).inc();
-        self.duration.with(&[model, cache]).observe(ended.duration.as_secs_f64());
+        self.requests.to(&[model, ended.upstream.unwrap_or(""), status, cache], IntCounter::inc);
+        self.duration.to(&[model, cache], |series| series.observe(ended.duration.as_secs_f64()));
         if let Some(first) = ended.first_token {
-            self.first_token.with(&[model, cache]).observe(first.as_secs_f64());
+            self.first_token.to(&[model, cache], |series| series.observe(first.as_secs_f64()));
         }
         if ended.cache == CacheOutcome::Hit {
             return;
@@ -25,16 +27,17 @@ impl Metrics {
         let key = self.key_label(ended.key.unwrap_or(ANYBODY));
         for (kind, count) in [("input", ended.prompt_tokens), ("output", ended.completion_tokens)] {
             if let Some(count) = count {
-                self.tokens.with(&[key, model, kind]).inc_by(count);
+                self.tokens.to(&[key, model, kind], |series| series.inc_by(count));
             }
         }
         if let Some(cached) = ended.cached_prompt_tokens {
-            self.cached_tokens.with(&[model]).inc_by(cached);
+            self.cached_tokens.to(&[model], |series| series.inc_by(cached));
         }
         if let (Some(rest), Some(tokens)) = (after_the_first(ended), ended.completion_tokens)
             && tokens > 1
         {
-            self.per_output_token.with(&[model]).observe(rest.as_secs_f64() / (tokens - 1) as f64);
+            let each = rest.as_secs_f64() / (tokens - 1) as f64;
+            self.per_output_token.to(&[model], |series| series.observe(each));
         }
     }
 

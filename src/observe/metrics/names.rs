@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use foldhash::fast::RandomState;
+
 use super::super::families::OTHER;
 use super::Metrics;
 
@@ -17,9 +19,9 @@ pub(super) struct Names(RwLock<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    models: HashSet<String>,
-    reported: HashSet<String>,
-    keys: HashSet<String>,
+    models: HashSet<String, RandomState>,
+    reported: HashSet<String, RandomState>,
+    keys: HashSet<String, RandomState>,
 }
 
 impl Names {
