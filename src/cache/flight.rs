@@ -66,6 +66,13 @@ pub struct Flight<E> {
     state: Mutex<State<E>>,
     /// What was made of it. It is looked at under the state's lock, which its landing is set under, too.
     tape: Tape,
+    /// Made for the first who follows: few answers are followed.
+    company: OnceLock<Box<Company>>,
+}
+
+/// What the followers of a flight share.
+#[derive(Default)]
+struct Company {
     /// Rings whenever the state changes.
     bell: watch::Sender<()>,
     /// The whole of it in one piece, for all who want it so.
@@ -94,7 +101,7 @@ impl<E: Clone> Flights<E> {
         if let Some(flight) = map.get(&key) {
             let flight = Arc::clone(flight);
             flight.state().followers += 1;
-            let bell = flight.bell.subscribe();
+            let bell = flight.company().bell.subscribe();
             return Boarding::Busy(Follower { flight, bell, seen: Seen::default() });
         }
         // An answer is kept before its flight is taken from the map, so between the two it cannot be missed.
@@ -108,9 +115,7 @@ impl<E: Clone> Flights<E> {
             map: Arc::clone(&self.0),
             state: Mutex::new(state),
             tape: Tape::default(),
-            bell: watch::Sender::new(()),
-            whole: OnceLock::new(),
-            renderings: Default::default(),
+            company: OnceLock::new(),
         });
         map.insert(key, Arc::clone(&flight));
         Boarding::Lead(Leader { flight, lease: None })
@@ -120,6 +125,10 @@ impl<E: Clone> Flights<E> {
 impl<E> Flight<E> {
     fn state(&self) -> MutexGuard<'_, State<E>> {
         lock(&self.state)
+    }
+
+    fn company(&self) -> &Company {
+        self.company.get_or_init(Box::default)
     }
 
     /// In which its followers expect it to be made.
@@ -149,14 +158,16 @@ impl<E> Flight<E> {
     /// Says that the state has changed, where anybody listens: to wake nobody takes as long as to wake many. Whoever
     /// comes to listen looks at the state afterwards, under its lock, so nothing is missed.
     fn ring(&self) {
-        if self.bell.receiver_count() > 0 {
-            self.bell.send_replace(());
+        if let Some(company) = self.company.get()
+            && company.bell.receiver_count() > 0
+        {
+            company.bell.send_replace(());
         }
     }
 
     /// Waits until the last follower has left.
     pub async fn abandoned(&self) {
-        let mut bell = self.bell.subscribe();
+        let mut bell = self.company().bell.subscribe();
         while self.followers() > 0 {
             if bell.changed().await.is_err() {
                 return;
@@ -202,7 +213,7 @@ impl<E: Clone> Leader<E> {
     /// A follower of its own flight.
     pub fn follow(&self) -> Follower<E> {
         self.flight.state().followers += 1;
-        let bell = self.flight.bell.subscribe();
+        let bell = self.flight.company().bell.subscribe();
         Follower { flight: Arc::clone(&self.flight), bell, seen: Seen::default() }
     }
 
@@ -287,12 +298,12 @@ impl<E: Clone> Follower<E> {
 
     /// All that was made, in one piece: of use once it has landed whole.
     pub fn whole(&self) -> Bytes {
-        self.flight.whole.get_or_init(|| self.flight.tape.body().unwrap_or_default()).clone()
+        self.flight.company().whole.get_or_init(|| self.flight.tape.body().unwrap_or_default()).clone()
     }
 
     /// Where its rendering in another form goes, made by the first who wants it.
     pub fn rendering(&self, form: Form) -> &OnceCell<Option<Bytes>> {
-        &self.flight.renderings[form.index()]
+        &self.flight.company().renderings[form.index()]
     }
 
     /// Waits for news. After a landing there are none. May be dropped at any moment: nothing is missed.

@@ -88,9 +88,6 @@ impl Store {
 
     /// The answer under this key, if there is one that is no older than `ttl` and `age_max`.
     pub fn look_up(&self, key: &Key, now: Duration, age_max: Option<Duration>) -> Option<Arc<Entry>> {
-        if !self.keeps() {
-            return None;
-        }
         if let Ok(mut shelf) = self.shelf.try_lock() {
             self.sweep(&mut shelf, now);
         }
