@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, Method, header};
@@ -80,16 +81,18 @@ pub(super) async fn admit(
         ctx.asked.caller.as_ref().map_or((None, None), |caller| {
             (Some(Arc::clone(&caller.member.account)), caller.user.as_deref())
         });
-    ctx.asked.subjects = gateway.gate.subjects(account.as_deref(), user, gateway.clock.now());
+    let now = gateway.clock.now();
+    ctx.asked.subjects = gateway.gate.subjects(account.as_deref(), user, now);
     let endpoint = match target {
         Target::Own(Own::Usage) => {
             if let Some(shared) = &gateway.shared {
-                shared.look(&ctx.asked.subjects, &mut ctx.asked.shared, || gateway.clock.now()).await;
+                let look = shared.look(&ctx.asked.subjects, &mut ctx.asked.shared, || gateway.clock.now());
+                Box::pin(look).await;
             }
             return Ok(Verdict::Own(Own::Usage));
         }
         Target::Own(own) => {
-            enter(gateway, ctx, true).await?;
+            enter(gateway, ctx, true, now).await?;
             return Ok(Verdict::Own(own));
         }
         Target::Server(endpoint) => endpoint,
@@ -97,17 +100,13 @@ pub(super) async fn admit(
     // All buckets must admit at once. Where some are by model, those that are not are only looked at before the body;
     // but the places among those at once are taken.
     let late = gateway.gate.limits_models();
-    if late {
-        enter(gateway, ctx, false).await?;
-    } else {
-        enter(gateway, ctx, true).await?;
-    }
+    enter(gateway, ctx, !late, now).await?;
     let read = read(gateway, session, ctx, endpoint).await;
     if late {
         let rule = read.as_ref().ok().and_then(|(.., resolved)| resolved.rule);
         gateway.gate.add_model(&mut ctx.asked.subjects, account.as_deref(), rule);
         // What cannot be used costs a request like any other.
-        enter(gateway, ctx, true).await?;
+        enter(gateway, ctx, true, gateway.clock.now()).await?;
     }
     let (body, mut understood, resolved) = read?;
     if let Understood::Known(_) = &understood {
@@ -117,7 +116,7 @@ pub(super) async fn admit(
         understood = understood::parse(gateway, endpoint, &body).await?;
     }
     let bytes = body.clone();
-    let streams = resolved.upstream.streams_always(gateway.clock.now());
+    let streams = resolved.upstream.streams_always(|| gateway.clock.now());
     let mut job = job(gateway, session, ctx, endpoint, (body, understood, resolved), streams);
     job.fallbacks = fallback::list(gateway, &ctx.asked, endpoint, &job.resolved);
     if job.fallbacks.is_empty() {
@@ -198,16 +197,15 @@ pub(super) fn job(
 }
 
 /// Admits by limits of requests, or says which does not. Where it does not take, buckets are only looked at.
-async fn enter(gateway: &Gateway, ctx: &mut Context, takes: bool) -> Result<(), Refusal> {
+async fn enter(gateway: &Gateway, ctx: &mut Context, takes: bool, now: Duration) -> Result<(), Refusal> {
     let held = vacate(&ctx.guards.permit).unwrap_or_default();
     let (subjects, clock) = (&ctx.asked.subjects, || gateway.clock.now());
     let ruled = match &gateway.shared {
-        None if takes => subjects.admit_with(held, clock()),
-        None => subjects.enter_with(held, clock()),
+        None if takes => subjects.admit_with(held, now),
+        None => subjects.enter_with(held, now),
         Some(shared) => {
             gateway.check_shared()?;
-            shared
-                .admit(subjects, held, takes, &mut ctx.asked.shared, clock)
+            Box::pin(shared.admit(subjects, held, takes, &mut ctx.asked.shared, clock))
                 .await
                 .map_or_else(unruled, |permit| Ok(Ok(permit)))?
         }

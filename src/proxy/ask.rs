@@ -64,7 +64,7 @@ pub(super) async fn ask(
         ctx.land(Landing::Declined(job.demand.counted()));
         ctx.flight = None;
         ctx.asked.cache = CacheOutcome::Bypass;
-        ctx.asked.cache_detail = "fwd=bypass";
+        ctx.asked.cache_status = "ai-gateway; fwd=bypass";
         return Err(stop);
     }
     Ok(verdict)
@@ -82,17 +82,19 @@ async fn seek(
             return Err(Refusal::NotCached);
         }
         if job.keep.is_some() {
-            miss(ctx, "fwd=request");
+            miss(ctx, "ai-gateway; fwd=request");
         }
         return Ok(Verdict::Forward(job));
     };
+    let now = gateway.clock.now();
     for alone in [false, true] {
         let keep = if alone { keep.only() } else { keep };
-        let look_up = || gateway.store.look_up(&keep.key, gateway.clock.now(), control.age_max);
+        let look_up = || gateway.store.look_up(&keep.key, now, control.age_max);
         let boarding = match look_up() {
             Some(entry) => Boarding::Fresh(entry),
             None if control.only_if_cached => {
-                let kept = waited(gateway, ctx, replicas::kept(gateway, &keep.key, control.age_max)).await;
+                let kept = replicas::kept(gateway, &keep.key, control.age_max);
+                let kept = Box::pin(waited(gateway, ctx, kept)).await;
                 Boarding::Fresh(kept.ok_or(Refusal::NotCached)?)
             }
             None => {
@@ -112,7 +114,14 @@ async fn seek(
                 return Ok(join(gateway, ctx, follower, keep, job, control.age_max));
             }
             Boarding::Lead(leader) => {
-                match waited(gateway, ctx, replicas::ask(gateway, leader, &keep, control.age_max)).await {
+                let elsewhere = match &gateway.depot {
+                    None => Elsewhere::Here(leader),
+                    Some(depot) => {
+                        let asks = replicas::ask(gateway, depot, leader, &keep, control.age_max);
+                        Box::pin(waited(gateway, ctx, asks)).await
+                    }
+                };
+                match elsewhere {
                     Elsewhere::Kept(entry) => {
                         if let Some(hit) = hit(gateway, entry, keep).await {
                             ctx.asked.cache = CacheOutcome::Hit;
@@ -125,7 +134,7 @@ async fn seek(
                     Elsewhere::Here(leader) => {
                         ctx.flight = Some(Arc::clone(leader.flight()));
                         ctx.leads = Some(leader);
-                        miss(ctx, "fwd=uri-miss");
+                        miss(ctx, "ai-gateway; fwd=uri-miss");
                         return Ok(Verdict::Forward(job.kept(keep)));
                     }
                 }
@@ -133,7 +142,7 @@ async fn seek(
         }
     }
     // What is kept for one form alone is in that form, so this is not reached; it costs nothing but a generation.
-    miss(ctx, "fwd=uri-miss");
+    miss(ctx, "ai-gateway; fwd=uri-miss");
     Ok(Verdict::Forward(job))
 }
 
@@ -156,7 +165,7 @@ fn join(
 ) -> Verdict {
     ctx.guards.follows = Some(InFlight::new(&gateway.metrics.flight_followers));
     ctx.asked.cache = CacheOutcome::Shared;
-    ctx.asked.cache_detail = "fwd=uri-miss; collapsed";
+    ctx.asked.cache_status = "ai-gateway; fwd=uri-miss; collapsed";
     Verdict::Follow(Box::new(Aboard { follower, keep, job, age_max }))
 }
 
@@ -180,9 +189,9 @@ pub(super) async fn ask_again(
     ask(gateway, session, ctx, job, Control { age_max, ..Control::default() }).await
 }
 
-fn miss(ctx: &mut Context, detail: &'static str) {
+fn miss(ctx: &mut Context, status: &'static str) {
     ctx.asked.cache = CacheOutcome::Miss;
-    ctx.asked.cache_detail = detail;
+    ctx.asked.cache_status = status;
 }
 
 pub(super) async fn hit(gateway: &Gateway, entry: Arc<Entry>, keep: Keep) -> Option<Hit> {

@@ -75,8 +75,8 @@ pub(super) struct Asked {
     pub(super) upstream: Option<String>,
     pub(super) stream: bool,
     pub(super) cache: CacheOutcome,
-    /// What `cache-status` says after the cache's name.
-    pub(super) cache_detail: &'static str,
+    /// What `cache-status` says.
+    pub(super) cache_status: &'static str,
     /// What is left of the tightest bucket of requests.
     pub(super) requests: Option<Level>,
     /// The same of tokens.
@@ -285,7 +285,7 @@ impl Context {
                 upstream: None,
                 stream: false,
                 cache: CacheOutcome::Bypass,
-                cache_detail: "fwd=bypass",
+                cache_status: "ai-gateway; fwd=bypass",
                 requests: None,
                 tokens: None,
                 shared: Waited::default(),
@@ -367,10 +367,15 @@ impl Context {
 
     /// Gives back what the request holds of servers and limits, as soon as its answer has ended.
     pub(super) fn release(&mut self) {
+        self.release_at(self.gateway.clock.now());
+    }
+
+    /// The same where it is known what time it is.
+    pub(super) fn release_at(&mut self, now: Duration) {
         if let (Some(_), Some(job)) = (&self.route.lease, &self.job)
             && job.endpoint.takes_slot()
         {
-            let held = self.gateway.clock.now().saturating_sub(self.route.leased_at);
+            let held = now.saturating_sub(self.route.leased_at);
             job.resolved.upstream.note_held(held);
         }
         self.trace_try_ended(None);

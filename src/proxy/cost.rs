@@ -60,7 +60,7 @@ pub(super) async fn reserve(
     let (least, subjects) = (job.demand.completion_tokens, &ctx.asked.subjects);
     let mut fits = subjects.would_reserve(account.as_ref(), least, clock(), spent);
     if let (Err(_), Some(shared)) = (&fits, &gateway.shared)
-        && shared.look_at_tokens(subjects, &mut ctx.asked.shared, clock).await
+        && Box::pin(shared.look_at_tokens(subjects, &mut ctx.asked.shared, clock)).await
     {
         // That was as this process last saw it; now it has seen it anew.
         fits = subjects.would_reserve(account.as_ref(), least, clock(), spent);
@@ -87,7 +87,7 @@ pub(super) async fn reserve(
         Some(shared) => {
             let waited = &mut ctx.asked.shared;
             let facts = (clock, spent, today(gateway.clock.wall()));
-            let reserved = shared.reserve(subjects, account, tokens, waited, facts).await;
+            let reserved = Box::pin(shared.reserve(subjects, account, tokens, waited, facts)).await;
             reserved.map_or_else(unruled, |reservation| Ok(Ok(reservation)))?
         }
     };

@@ -222,7 +222,7 @@ pub(super) fn answered(gateway: &Gateway, ctx: &mut Context, status: StatusCode)
         gateway.felled.forgive(request);
     }
     note(ctx, Sign::Answer);
-    if let Some(lease) = &ctx.route.lease {
+    if let Some(lease) = ctx.route.lease.as_ref().filter(|lease| lease.server().spec.url.tls) {
         lease.server().is_relief(TLS);
     }
 }

@@ -44,10 +44,10 @@ pub(super) async fn choose(
     loop {
         match enter(gateway, session, ctx).await {
             Ok(()) => return Ok(None),
-            Err(Stop::Refused(refusal)) => fallback::turn(gateway, session, ctx, refusal).await?,
+            Err(Stop::Refused(refusal)) => Box::pin(fallback::turn(gateway, session, ctx, refusal)).await?,
             Err(left) => return Err(left),
         }
-        if let Some(hit) = fallback::kept(gateway, session, ctx).await {
+        if let Some(hit) = Box::pin(fallback::kept(gateway, session, ctx)).await {
             return Ok(Some(hit));
         }
     }
@@ -74,7 +74,8 @@ async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> R
     fault::refuse_harmful(gateway, ctx)?;
     let Some(job) = &ctx.job else { return Ok(()) };
     let upstream = &job.resolved.upstream;
-    upstream.note_request(gateway.clock.now());
+    let began = gateway.clock.now();
+    upstream.note_request(began);
     let tie = fastrand::usize(..);
     let (model, slot) = (job.resolved.on_server(), job.endpoint.takes_slot());
     let tenant = tenant(ctx, job);
@@ -89,7 +90,6 @@ async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> R
     };
     let priority = ctx.asked.caller.as_ref().map_or(0, |caller| caller.member.priority);
     let cost = job.demand.estimate.saturating_add(job.demand.completion_tokens);
-    let began = gateway.clock.now();
     let (prompt, key) = (&job.prompt, key.as_ref());
     let errand = Errand { model, slot, prompt, key, tenant, priority, cost, tie, now: began };
     let mut held = false;
@@ -98,11 +98,11 @@ async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> R
         Ok(Entry::Wait(wait)) => {
             held = true;
             let _counted = InFlight::new(&gateway.metrics.queue_requests);
-            queued(session, wait, upstream.spec.queue.wait_max).await
+            Box::pin(queued(session, wait, upstream.spec.queue.wait_max)).await
         }
         Err(turned) => Ok(Err(turned)),
     };
-    let now = gateway.clock.now();
+    let now = if held { gateway.clock.now() } else { began };
     let waited = now.saturating_sub(began);
     if held {
         trace::waited(&mut ctx.trace, upstream, (began, now), &lease);
@@ -187,7 +187,7 @@ pub(super) async fn peer(
     ctx.cue.set_holds(false);
     // Who follows an answer that is held back has had a part of it.
     if let Some(failure) = ctx.route.failure.take_if(|_| !begun) {
-        match choose_fallback(gateway, session, ctx, failure).await {
+        match Box::pin(choose_fallback(gateway, session, ctx, failure)).await {
             Ok(()) => {}
             Err(Stop::Refused(refusal)) => ctx.route.failure = Some(refusal),
             Err(Stop::Left(error)) => return Err(failure::left(gateway, session, ctx, error)),
@@ -235,7 +235,7 @@ pub(super) async fn peer(
 /// done.
 async fn address(gateway: &Gateway, server: &Server) -> Option<SocketAddr> {
     if server.address().is_none()
-        && let Ok(found) = gateway.names.look_up(&server.spec.url).await
+        && let Ok(found) = Box::pin(gateway.names.look_up(&server.spec.url)).await
     {
         server.set_addresses(found);
     }
@@ -267,7 +267,7 @@ pub(super) fn request(
     };
     let headers = &mut made.headers;
     headers.reserve(HEADERS);
-    headers.insert(header::HOST, value(&server.url.host_header())?);
+    headers.insert(header::HOST, value(lease.server().host())?);
     for (name, value) in &session.req_header().headers {
         if HEADERS_PASSED.contains(&name.as_str()) {
             headers.append(name, value.clone());

@@ -84,9 +84,9 @@ pub struct Proxy(pub Arc<Current>);
 
 #[async_trait]
 impl ProxyHttp for Proxy {
+    /// In a box: Pingora moves it from one future into the next, and each would be larger by it.
     type CTX = Box<Context>;
 
-    /// In a box: Pingora moves it from function to function.
     fn new_ctx(&self) -> Box<Context> {
         Box::new(Context::new(self.0.load()))
     }
@@ -110,9 +110,10 @@ impl ProxyHttp for Proxy {
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         let gateway = Arc::clone(&ctx.gateway);
+        // What is rare is in boxes, here and below: every request's future would be as large as the largest of them.
         let mut verdict = admit::admit(&gateway, session, ctx).await;
         while let Ok(Verdict::Follow(aboard)) = verdict {
-            match follow::follow(&gateway, session, ctx, *aboard).await? {
+            match Box::pin(follow::follow(&gateway, session, ctx, *aboard)).await? {
                 None => return Ok(true),
                 Some(next) => verdict = next,
             }
@@ -125,8 +126,8 @@ impl ProxyHttp for Proxy {
             Ok(Verdict::Hit(hit)) => respond::hit(&gateway, session, ctx, hit).await?,
             Ok(Verdict::Follow(_)) => {}
             Ok(Verdict::Preflight) => respond::preflight(&gateway, session, ctx).await?,
-            Ok(Verdict::Own(own)) => answer_own(&gateway, session, ctx, own).await?,
-            Err(Stop::Refused(refusal)) => respond::refuse(&gateway, session, ctx, refusal).await?,
+            Ok(Verdict::Own(own)) => Box::pin(answer_own(&gateway, session, ctx, own)).await?,
+            Err(Stop::Refused(refusal)) => Box::pin(respond::refuse(&gateway, session, ctx, refusal)).await?,
             Err(Stop::Left(error)) => return Err(failure::left(&gateway, session, ctx, error)),
         }
         Ok(true)
@@ -143,9 +144,9 @@ impl ProxyHttp for Proxy {
         }
         match chosen {
             Ok(None) => Ok(true),
-            Ok(Some(hit)) => respond::hit(&gateway, session, ctx, hit).await.map(|()| false),
+            Ok(Some(hit)) => Box::pin(respond::hit(&gateway, session, ctx, hit)).await.map(|()| false),
             Err(Stop::Refused(refusal)) => {
-                respond::refuse(&gateway, session, ctx, refusal).await?;
+                Box::pin(respond::refuse(&gateway, session, ctx, refusal)).await?;
                 Ok(false)
             }
             Err(Stop::Left(error)) => Err(failure::left(&gateway, session, ctx, error)),
@@ -232,8 +233,9 @@ impl ProxyHttp for Proxy {
             if !ctx.told.failed && (ctx.route.failure.is_none() || ctx.told.refusal.is_some()) {
                 ctx.complete();
             }
-            ctx.release();
-            settle::count(&gateway, ctx);
+            let now = gateway.clock.now();
+            ctx.release_at(now);
+            settle::count_at(&gateway, ctx, now);
         }
         Ok(None)
     }

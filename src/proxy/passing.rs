@@ -1,5 +1,7 @@
 //! An answer's bytes on their way: watched, followed, recorded, and at their end kept.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use pingora::Result;
 
@@ -19,8 +21,10 @@ pub(super) fn pass(
 ) -> Result<()> {
     let Some(tap) = &mut ctx.tap else { return Ok(()) };
     let gathers = tap.gathers();
+    let mut told_at = None;
     if let Some(mut chunk) = body.take_if(|chunk| !chunk.is_empty()) {
         let now = gateway.clock.now();
+        told_at = Some(now);
         let elapsed = now.saturating_sub(ctx.arrival.begun);
         ctx.route.timing.byte(now);
         let share = ctx.guards.body.as_mut();
@@ -31,7 +35,7 @@ pub(super) fn pass(
         }
         *body = Some(chunk).filter(|chunk| !gathers && !chunk.is_empty());
         if let Some(ended) = ended {
-            finish(gateway, ctx, body, ended)?;
+            finish(gateway, ctx, body, ended, now)?;
             // From here on the caller has all of it: it may leave without waiting for the connection's own end.
             ctx.complete();
         }
@@ -48,15 +52,16 @@ pub(super) fn pass(
         }
         *body = Some(rest);
     }
-    let took = gateway.clock.now().saturating_sub(ctx.arrival.begun);
+    let now = told_at.unwrap_or_else(|| gateway.clock.now());
+    let took = now.saturating_sub(ctx.arrival.begun);
     let told = ctx.tap.as_ref().is_some_and(Tap::is_whole);
     let ended = ctx.tap.as_mut().map(|tap| tap.end(took));
     match ended {
-        Some(ended) if told => keep(gateway, ctx, ended),
+        Some(ended) if told => keep(gateway, ctx, ended, now),
         Some(End::Cut) => return failure::cut(ctx, body),
         Some(End::Failed) if gathers => return failure::failed(ctx),
         Some(End::Failed) => ctx.told.failed = true,
-        Some(ended) => finish(gateway, ctx, body, ended)?,
+        Some(ended) => finish(gateway, ctx, body, ended, now)?,
         None => {}
     }
     fault::ended(ctx);
@@ -65,8 +70,14 @@ pub(super) fn pass(
 }
 
 /// Takes in that an answer is whole.
-fn finish(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, ended: End) -> Result<()> {
-    keep(gateway, ctx, ended);
+fn finish(
+    gateway: &Gateway,
+    ctx: &mut Context,
+    body: &mut Option<Bytes>,
+    ended: End,
+    now: Duration,
+) -> Result<()> {
+    keep(gateway, ctx, ended, now);
     if ctx.tap.as_ref().is_some_and(Tap::gathers) {
         *body = Some(turned::rendered(gateway, ctx)?);
     }
@@ -74,7 +85,7 @@ fn finish(gateway: &Gateway, ctx: &mut Context, body: &mut Option<Bytes>, ended:
 }
 
 /// Keeps a whole answer, before its last byte goes out: the very next request finds it.
-fn keep(gateway: &Gateway, ctx: &mut Context, ended: End) {
+fn keep(gateway: &Gateway, ctx: &mut Context, ended: End, now: Duration) {
     let End::Keep(kept) = ended else { return };
     let unchanged = |job: &Job| {
         job.keep.is_some_and(|keep| {
@@ -82,7 +93,6 @@ fn keep(gateway: &Gateway, ctx: &mut Context, ended: End) {
         })
     };
     if ctx.job.as_deref().is_some_and(unchanged) {
-        let now = gateway.clock.now();
         if let Some(depot) = &gateway.depot {
             let lease = ctx.leads.as_mut().and_then(|leader| leader.hand_over(&kept.key));
             depot.put(kept.key, kept.answer.clone(), now, gateway.settings.cache.ttl, lease);

@@ -35,14 +35,14 @@ pub(super) enum Elsewhere {
     Here(Leader<Refusal>),
 }
 
-/// Asks the other replicas, where there are some. `age_max`: an older answer will not do.
+/// Asks the other replicas. `age_max`: an older answer will not do.
 pub(super) async fn ask(
     gateway: &Gateway,
+    depot: &Arc<Depot>,
     mut leader: Leader<Refusal>,
     keep: &Keep,
     age_max: Option<Duration>,
 ) -> Elsewhere {
-    let Some(depot) = &gateway.depot else { return Elsewhere::Here(leader) };
     let mut claim = depot.claim(&keep.key, false).await;
     if let Claim::Kept(found) = claim {
         if let Some(entry) = adopt(&gateway.store, &keep.key, found, gateway.clock.now(), age_max) {

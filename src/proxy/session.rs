@@ -8,7 +8,6 @@
 //! `pingora_core::protocols::http::custom` is not a documented interface, hence the exact version in Cargo.toml.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -27,7 +26,6 @@ use pingora::protocols::http::server::Session as HttpSession;
 use pingora::protocols::l4::socket::SocketAddr;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::Session;
-use tokio::time::Sleep;
 
 use crate::cache::Flight;
 
@@ -37,7 +35,7 @@ use super::lane::Lane;
 use super::refusal::Refusal;
 use super::timing::Timing;
 use super::turned::Cue;
-use super::wait::{LAG_BYTES_MAX, catch_up, late, late_error, poll_write, watch};
+use super::wait::{Alarm, LAG_BYTES_MAX, catch_up, late, late_error, poll_write, watch};
 
 pub(super) type Slot = Arc<Seat>;
 
@@ -58,7 +56,7 @@ pub(super) fn wrap(session: &mut Session, gateway: &Arc<Gateway>, ctx: &Context)
         held: None,
         timing: Arc::clone(&ctx.route.timing),
         gateway: Arc::clone(gateway),
-        sleep: None,
+        alarm: Alarm::default(),
         slot: Arc::clone(&ctx.slot),
         flight: ctx.flight.clone(),
         permit: Arc::clone(&ctx.guards.permit),
@@ -92,7 +90,7 @@ struct Wrapper {
     held: Option<Box<ResponseHeader>>,
     timing: Arc<Timing>,
     gateway: Arc<Gateway>,
-    sleep: Option<Pin<Box<Sleep>>>,
+    alarm: Alarm,
     slot: Slot,
     /// The flight that this request leads.
     flight: Option<Arc<Flight<Refusal>>>,
@@ -187,8 +185,8 @@ impl Wrapper {
 impl CustomSession for Wrapper {
     async fn read_body_or_idle(&mut self, _no_body_expected: bool) -> Result<Option<Bytes>> {
         loop {
-            let Self { inner, timing, gateway, sleep, flight, hidden, lane, .. } = self;
-            let late = late(timing, gateway.clock, sleep);
+            let Self { inner, timing, gateway, alarm, flight, hidden, lane, .. } = self;
+            let late = late(timing, gateway.clock, alarm);
             if let (true, Some(flight)) = (*hidden, flight) {
                 return tokio::select! {
                     biased;
@@ -272,7 +270,7 @@ impl CustomSession for Wrapper {
         }
         // The server's failure is nobody's leaving.
         let failed = tasks.pop_if(|task| matches!(task, HttpTask::Failed(_)));
-        let tasks = self.cue.hold(tasks, &mut self.held, self.gateway.clock.now())?;
+        let tasks = self.cue.hold(tasks, &mut self.held, self.gateway.clock)?;
         let ends = tasks.iter().any(HttpTask::is_end);
         let written = match tasks.is_empty() || self.hidden {
             true => Ok(ends),

@@ -19,6 +19,13 @@ const CLIENT_CLOSED_REQUEST: u16 = 499;
 
 /// Counts a request, once: before the last byte of its answer goes out, so that who has read it finds it counted.
 pub(super) fn count(gateway: &Gateway, ctx: &mut Context) {
+    if !ctx.told.counted {
+        count_at(gateway, ctx, gateway.clock.now());
+    }
+}
+
+/// The same where it is known what time it is.
+pub(super) fn count_at(gateway: &Gateway, ctx: &mut Context, now: Duration) {
     if ctx.asked.aside || std::mem::replace(&mut ctx.told.counted, true) {
         return;
     }
@@ -33,8 +40,10 @@ pub(super) fn count(gateway: &Gateway, ctx: &mut Context) {
         let begun = ctx.told.first_byte.is_some();
         gateway.metrics.disconnected(if begun { Phase::Answering } else { Phase::Waiting });
     }
-    let usage = usage(ctx);
-    charge(gateway, ctx, &usage);
+    let reservation = ctx.guards.reservation.take();
+    let none = Usage::default();
+    let usage = usage(ctx).unwrap_or(&none);
+    charge(gateway, ctx, reservation, usage, now);
     let (arrival, asked, told) = (&ctx.arrival, &ctx.asked, &ctx.told);
     gateway.metrics.ended(&Ended {
         key: asked.key(),
@@ -42,7 +51,7 @@ pub(super) fn count(gateway: &Gateway, ctx: &mut Context) {
         upstream: asked.upstream.as_deref(),
         status: status(ctx),
         cache: asked.cache,
-        duration: gateway.clock.now().saturating_sub(arrival.begun),
+        duration: now.saturating_sub(arrival.begun),
         first_token: told.first_byte.filter(|_| told.refusal.is_none() && asked.upstream.is_some()),
         stream: asked.stream,
         generation: usage.generation_ms.and_then(|ms| Duration::try_from_secs_f64(ms / 1000.0).ok()),
@@ -56,20 +65,25 @@ fn status(ctx: &Context) -> u16 {
     if ctx.has_left() { CLIENT_CLOSED_REQUEST } else { ctx.told.status }
 }
 
-fn usage(ctx: &Context) -> Usage {
-    ctx.tap.as_ref().and_then(|tap| tap.usage()).cloned().unwrap_or_default()
+fn usage(ctx: &Context) -> Option<&Usage> {
+    ctx.tap.as_ref().and_then(|tap| tap.usage())
 }
 
 /// Notes in the ledger what the request used, and settles what it reserved. A request that failed used
 /// nothing, nor did one whose caller left before a server was asked.
-fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
-    let mut reservation = ctx.guards.reservation.take();
+fn charge(
+    gateway: &Gateway,
+    ctx: &Context,
+    mut reservation: Option<Reservation>,
+    usage: &Usage,
+    now: Duration,
+) {
     let (asked, told) = (&ctx.asked, &ctx.told);
     let failed = told.refusal.is_some() || ctx.route.failure.is_some() || told.failed || told.status >= 400;
     let unasked = ctx.job.is_some() && ctx.route.attempts == 0;
     if failed || unasked || asked.upstream.is_none() {
         if let Some(reservation) = reservation {
-            reservation.settle(0, gateway.clock.now());
+            reservation.settle(0, now);
         }
         return;
     }
@@ -107,14 +121,14 @@ fn charge(gateway: &Gateway, ctx: &mut Context, usage: &Usage) {
         counts,
         open: share.as_ref().map(Share::place),
     };
-    let now = gateway.clock.wall();
-    gateway.ledger.note(&used, now);
+    let wall = gateway.clock.wall();
+    gateway.ledger.note(&used, wall);
     if let Some(share) = share {
-        share.settle(counts.tokens(), today(now));
+        share.settle(counts.tokens(), today(wall));
     }
     learn(ctx, usage);
     if let Some(reservation) = reservation {
-        reservation.settle(counts.tokens(), gateway.clock.now());
+        reservation.settle(counts.tokens(), now);
     }
 }
 
@@ -144,7 +158,8 @@ pub(super) fn write(gateway: &Gateway, ctx: &mut Context) {
         return;
     }
     let (arrival, asked, told) = (&ctx.arrival, &ctx.asked, &ctx.told);
-    let usage = usage(ctx);
+    let none = Usage::default();
+    let usage = usage(ctx).unwrap_or(&none);
     let refusal = told.refusal.as_ref().or(ctx.route.failure.as_ref());
     let no = refusal.map(Refusal::told);
     let server = ctx.server();

@@ -21,6 +21,7 @@ use crate::route::Resolved;
 use crate::wire::{Demand, Endpoint, Work};
 
 use super::ask::note_rendering;
+use super::clock::Clock;
 use super::context::{Context, Job, Keep};
 use super::gateway::Gateway;
 use super::understood::{Understood, with_usage};
@@ -151,7 +152,7 @@ impl Cue {
         &self,
         tasks: Vec<HttpTask>,
         held: &mut Option<Box<ResponseHeader>>,
-        now: Duration,
+        clock: Clock,
     ) -> Result<Vec<HttpTask>> {
         if !self.holds() {
             *held = None;
@@ -165,7 +166,7 @@ impl Cue {
                     if let Some(mut header) = held.take() {
                         header.remove_header(&header::TRANSFER_ENCODING);
                         header.insert_header(header::CONTENT_LENGTH, body.len())?;
-                        let elapsed = crate::observe::milliseconds(now.saturating_sub(self.begun));
+                        let elapsed = crate::observe::milliseconds(clock.now().saturating_sub(self.begun));
                         header.insert_header("x-elapsed-ms", format!("{elapsed:.3}"))?;
                         out.push(HttpTask::Header(header, false));
                     }

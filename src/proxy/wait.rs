@@ -66,23 +66,34 @@ pub(super) async fn watch(inner: &mut HttpSession, lane: &mut Option<Lane>) -> R
 }
 
 /// Waits until the answer is late. Progress does not touch the timer: it is asked when the timer rings.
-pub(super) async fn late(timing: &Timing, clock: Clock, sleep: &mut Option<Pin<Box<Sleep>>>) -> Late {
+pub(super) async fn late(timing: &Timing, clock: Clock, alarm: &mut Alarm) -> Late {
     loop {
         let Some((due, late)) = timing.due() else { return std::future::pending().await };
-        let now = clock.now();
-        if due <= now {
-            return late;
-        }
-        let deadline = tokio::time::Instant::now() + (due - now);
-        match sleep {
-            Some(timer) if timer.is_elapsed() || timer.deadline() > deadline => {
-                timer.as_mut().reset(deadline)
+        // One that rings no later than that stands: this is asked with every piece of an answer, and clocks cost more.
+        if alarm.timer.is_none() || alarm.rings > due || alarm.has_rung {
+            let now = clock.now();
+            if due <= now {
+                return late;
             }
-            Some(_) => {}
-            None => *sleep = Some(Box::pin(tokio::time::sleep_until(deadline))),
+            let deadline = tokio::time::Instant::now() + (due - now);
+            match &mut alarm.timer {
+                Some(timer) => timer.as_mut().reset(deadline),
+                None => alarm.timer = Some(Box::pin(tokio::time::sleep_until(deadline))),
+            }
+            (alarm.rings, alarm.has_rung) = (due, false);
         }
-        if let Some(timer) = sleep {
+        if let Some(timer) = &mut alarm.timer {
             timer.as_mut().await;
+            alarm.has_rung = true;
         }
     }
+}
+
+/// A timer that is set anew when it has rung, or where something is due sooner.
+#[derive(Default)]
+pub(super) struct Alarm {
+    timer: Option<Pin<Box<Sleep>>>,
+    /// By the gateway's clock.
+    rings: Duration,
+    has_rung: bool,
 }

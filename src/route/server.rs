@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use foldhash::fast::RandomState;
 use tokio::sync::Notify;
 
 use super::addresses::Addresses;
@@ -25,6 +26,8 @@ pub struct Server {
     pub(super) number: u64,
     /// As the first upstream that names it has it; the others say the same but for its weight.
     pub spec: ServerSpec,
+    /// What the `host` header says to it.
+    host: Arc<str>,
     pub kind: Kind,
     check: HealthCheck,
     pub(super) swap: SwapBounds,
@@ -37,7 +40,7 @@ pub struct Server {
     /// `None` until the server has been asked, and again after a fault: it may come back as another.
     report: Arc<ArcSwapOption<Report>>,
     /// Endpoints that it was asked for and does not have.
-    lacking: Arc<Mutex<HashSet<&'static str>>>,
+    lacking: Arc<Mutex<HashSet<&'static str, RandomState>>>,
     /// Its models, where it is a router of several.
     pub(super) residents: Arc<Residents>,
     /// Rings when it may be time to load another.
@@ -71,6 +74,7 @@ impl Server {
         let trusted = check.path.is_none();
         Self {
             number: COUNT.fetch_add(1, Ordering::Relaxed),
+            host: spec.url.host_header().into(),
             spec,
             kind,
             check,
@@ -139,6 +143,11 @@ impl Server {
     /// Gives its free slots to whoever waits. Call it after whatever may have made one free.
     pub fn dispatch(&self) {
         self.all_upstreams().for_each(|upstream| upstream.dispatch());
+    }
+
+    /// What the `host` header says to it.
+    pub fn host(&self) -> &str {
+        &self.host
     }
 
     /// Where an endpoint of the table stands on this server.
@@ -256,7 +265,7 @@ impl Server {
         self.lacking().insert(endpoint);
     }
 
-    fn lacking(&self) -> MutexGuard<'_, HashSet<&'static str>> {
+    fn lacking(&self) -> MutexGuard<'_, HashSet<&'static str, RandomState>> {
         self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -67,8 +67,8 @@ impl Upstream {
     }
 
     /// Whether a plain answer is asked for as a stream.
-    pub fn streams_always(&self, now: Duration) -> bool {
-        self.spec.streamed && now.as_millis() >= u128::from(self.plain_until_ms.load(Ordering::Relaxed))
+    pub fn streams_always(&self, now: impl FnOnce() -> Duration) -> bool {
+        self.spec.streamed && now().as_millis() >= u128::from(self.plain_until_ms.load(Ordering::Relaxed))
     }
 
     /// Takes in that a stream had no plain form: others may have none either.
