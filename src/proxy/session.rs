@@ -265,12 +265,13 @@ impl CustomSession for Wrapper {
     }
 
     async fn response_duplex_vec(&mut self, mut tasks: Vec<HttpTask>) -> Result<bool> {
-        if !self.gateway.is_ready() {
-            self.inner_mut().set_keepalive(None);
-        }
         // The server's failure is nobody's leaving.
         let failed = tasks.pop_if(|task| matches!(task, HttpTask::Failed(_)));
         let tasks = self.cue.hold(tasks, &mut self.held, self.gateway.clock)?;
+        // Its header says so; a connection that it offered to keep is kept, until it is idle.
+        if !self.gateway.is_ready() && tasks.iter().any(|task| matches!(task, HttpTask::Header(..))) {
+            self.inner_mut().set_keepalive(None);
+        }
         let ends = tasks.iter().any(HttpTask::is_end);
         let written = match tasks.is_empty() || self.hidden {
             true => Ok(ends),
