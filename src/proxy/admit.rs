@@ -236,7 +236,7 @@ async fn read(
     endpoint: &'static Endpoint,
 ) -> Result<(Bytes, Understood, Resolved), Stop> {
     // Until it has been read; what a server is sent may wait for long.
-    let mut place = gateway.bodies.place(announced(session)).await;
+    let mut place = gateway.bodies.place(body::announced(session)).await;
     let share = ctx.guards.body.insert(gateway.bodies.share());
     let body = arrived(body::read(session, gateway, share), &mut place).await;
     ctx.asked.bytes_in = share.bytes();
@@ -251,11 +251,6 @@ async fn read(
         return Err(Refusal::LlamasOwn(endpoint.path).into());
     }
     Ok((body, understood, resolved))
-}
-
-/// The `content-length`, where there is one.
-fn announced(session: &Session) -> Option<u64> {
-    session.req_header().headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
 fn headers_within_bounds(session: &Session) -> Result<(), Refusal> {

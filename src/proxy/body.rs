@@ -102,7 +102,7 @@ fn is_misframed(error: &Error) -> bool {
 }
 
 /// The `content-length`, where there is one. Pingora has refused those that are wrong or differ.
-fn announced(session: &Session) -> Option<u64> {
+pub(super) fn announced(session: &Session) -> Option<u64> {
     session.req_header().headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
