@@ -180,3 +180,19 @@ async fn a_rolling_update_fails_no_request_and_cuts_no_stream() {
     };
     eventually!(requests(&old) > 20 && requests(&new) > 20);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_offered_to_be_kept_takes_one_more_request() {
+    let llama = llama::scripted().streams(["one", "two"]).holds().start().await;
+    let gateway = gateway::before(&llama).yaml("server: {pre_stop: 30s}").start().await;
+    let mut stream = gateway.caller().await.begin(chat_stream("a story")).await;
+    llama.release();
+    assert!(stream.event().await.is_some());
+    gateway.signal("TERM");
+    eventually!(gateway.send(get("/ready")).await.status == 503);
+    llama.release_all();
+    let (answer, mut caller) = stream.finish().await;
+    assert!(answer.whole && answer.header("connection") != Some("close"), "{answer:?}");
+    let last = caller.send(chat("and another")).await;
+    assert_eq!((last.status, last.header("connection")), (200, Some("close")), "{last:?}");
+}
