@@ -17,7 +17,9 @@ const READ_KIB_MAX: usize = 64 << 10;
 /// Of large bodies so much may arrive at once, and wait to be read. The others stay with their callers: beside its own
 /// bytes, each that arrives takes 64 KiB that Pingora reads it into.
 const ARRIVING_KIB_MAX: usize = 32 << 10;
-const LARGE_BYTES: u64 = 64 << 10;
+
+/// A larger body is a large one: it arrives in turns, and is read beside the threads that serve.
+pub(super) const LARGE_BYTES: u64 = 64 << 10;
 
 /// One takes no more of that, however large it is.
 const ARRIVING_KIB_EACH: u64 = 4 << 10;

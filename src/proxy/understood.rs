@@ -11,11 +11,9 @@ use crate::cache::{Dialect, Form, Gist, digest, is_deterministic};
 use crate::route::{Prompt, Resolved};
 use crate::wire::{self, BodyKind, Changes, Demand, Document, Endpoint, Members, Model, RequestRules, Work};
 
+use super::bodies::LARGE_BYTES;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
-
-/// A larger body is read beside the threads that serve.
-const READ_AT_ONCE_BYTES_MAX: usize = 64 << 10;
 
 /// What the gateway read in a body.
 pub(super) enum Understood {
@@ -64,7 +62,7 @@ pub(super) async fn parse(
     body: &Bytes,
 ) -> Result<Understood, Refusal> {
     let remote_media = gateway.settings.body.remote_media;
-    if body.len() <= READ_AT_ONCE_BYTES_MAX {
+    if body.len() as u64 <= LARGE_BYTES {
         return read(body, remote_media, None);
     }
     let turn = gateway.bodies.turn(body.len()).await;

@@ -188,10 +188,6 @@ impl Members {
         Self { tree, names }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
     /// In their order.
     pub fn iter(&self) -> impl Iterator<Item = (Text<'_>, Value<'_>)> {
         self.names.iter().map(|name| member(&self.tree, *name as usize))
