@@ -29,10 +29,12 @@ async fn with_tls(folder: &Folder, authority: &Authority, bounds: &str) -> Gatew
 
 /// How long a connection is kept whose balancer sends this and nothing more.
 fn kept(address: SocketAddr, bytes: &[u8]) -> Duration {
+    // The gateway's clock may start before `connect` is back.
+    let begun = Instant::now();
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time");
     stream.write_all(bytes).expect("it reads");
-    let (begun, mut answer) = (Instant::now(), Vec::new());
+    let mut answer = Vec::new();
     drop(stream.read_to_end(&mut answer));
     begun.elapsed()
 }
