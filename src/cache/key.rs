@@ -60,16 +60,17 @@ pub struct Question<'a> {
 impl Question<'_> {
     pub fn key(&self) -> Key {
         let mut hash = Hasher::new();
-        hash.part(b"scope", self.scope.map(str::as_bytes));
-        hash.part(b"endpoint", Some(self.endpoint.as_bytes()));
-        hash.part(b"upstream", Some(self.upstream.as_bytes()));
-        hash.part(b"model", self.model.map(str::as_bytes));
-        hash.part(b"fingerprint", self.fingerprint.as_ref().map(<[u8; 32]>::as_slice));
-        hash.part(b"purge", Some(&self.purge.to_be_bytes()));
+        hash.part(Part::Scope, self.scope.map(str::as_bytes));
+        hash.part(Part::Endpoint, Some(self.endpoint.as_bytes()));
+        hash.part(Part::Upstream, Some(self.upstream.as_bytes()));
+        hash.part(Part::Model, self.model.map(str::as_bytes));
+        hash.part(Part::Fingerprint, self.fingerprint.as_ref().map(<[u8; 32]>::as_slice));
+        hash.part(Part::Purge, Some(&self.purge.to_be_bytes()));
         for (name, value) in self.headers {
-            hash.part(name.as_bytes(), Some(value));
+            hash.part(Part::Header, Some(name.as_bytes()));
+            hash.part(Part::HeaderValue, Some(value));
         }
-        hash.part(b"body", Some(self.body));
+        hash.part(Part::Body, Some(self.body));
         hash.finish()
     }
 }
@@ -78,9 +79,9 @@ impl Question<'_> {
 /// number in the body is not held as it was written, and another body could have the same key.
 pub fn digest(form: Form, body: &Members) -> Option<Digest> {
     let mut hash = Hasher::new();
-    hash.part(b"body", None);
+    hash.part(Part::Body, None);
     let options = is_peculiar(form, body).then(|| {
-        hash.part(b"form", Some(&[form.index() as u8]));
+        hash.part(Part::Form, Some(&[form.index() as u8]));
         body.get("stream_options").filter(|options| !options.is_null())
     });
     let mut canonical = Canonical::to(hash);
@@ -109,8 +110,8 @@ fn is_peculiar(form: Form, body: &Members) -> bool {
 /// The key of the same answer in one form only: for shapes that cannot be rendered in another.
 pub fn only(key: &Key, form: Form) -> Key {
     let mut hash = Hasher::new();
-    hash.part(b"only", Some(&[form.index() as u8]));
-    hash.part(b"key", Some(key));
+    hash.part(Part::Only, Some(&[form.index() as u8]));
+    hash.part(Part::Key, Some(key));
     hash.finish()
 }
 
@@ -122,13 +123,33 @@ pub fn among<'a>(key: &Key, others: impl Iterator<Item = &'a str>) -> Key {
         return *key;
     }
     let mut hash = Hasher::new();
-    hash.part(b"among", Some(key));
-    others.for_each(|other| hash.part(b"other", Some(other.as_bytes())));
+    hash.part(Part::Among, Some(key));
+    others.for_each(|other| hash.part(Part::Other, Some(other.as_bytes())));
     hash.finish()
 }
 
 /// Pieces gather up to here before they are hashed: most are a few bytes, and each call has a cost of its own.
 const GATHERED_BYTES_MAX: usize = 4 << 10;
+
+/// What a part of what is hashed is: a byte, where a name would be hashed too (SHA-256 goes by 64 bytes).
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+enum Part {
+    Scope,
+    Endpoint,
+    Upstream,
+    Model,
+    Fingerprint,
+    Purge,
+    Header,
+    HeaderValue,
+    Body,
+    Form,
+    Only,
+    Key,
+    Among,
+    Other,
+}
 
 struct Hasher {
     hash: Sha256,
@@ -159,16 +180,14 @@ impl Hasher {
         self.hash.finalize().into()
     }
 
-    /// Adds a part so that no two lists of parts give the same bytes: lengths stand before contents.
-    fn part(&mut self, name: &[u8], value: Option<&[u8]>) {
-        let length = |bytes: &[u8]| (bytes.len() as u64).to_be_bytes();
-        self.add(&length(name));
-        self.add(name);
+    /// Adds a part so that no two lists of parts give the same bytes: lengths stand before contents. None is as long as
+    /// 4 GiB.
+    fn part(&mut self, part: Part, value: Option<&[u8]>) {
         match value {
-            None => self.add(&[0]),
+            None => self.add(&[part as u8, 0]),
             Some(value) => {
-                self.add(&[1]);
-                self.add(&length(value));
+                let [a, b, c, d] = u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes();
+                self.add(&[part as u8, 1, a, b, c, d]);
                 self.add(value);
             }
         }

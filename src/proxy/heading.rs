@@ -3,11 +3,13 @@
 //! Pingora's setters read each name anew and keep its spelling beside it: a dozen headers would cost as much as the
 //! rest of the answer (14,000 instructions a request). Here names are known ones, and values are moved.
 
+use std::fmt::{self, Write};
 use std::ops::{Deref, DerefMut};
 
+use arrayvec::ArrayString;
 use http::{HeaderName, HeaderValue, StatusCode, response};
 use pingora::http::ResponseHeader;
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, OrErr, Result};
 
 pub(super) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) static X_CACHE: HeaderName = HeaderName::from_static("x-cache");
@@ -40,6 +42,9 @@ pub(super) static TOKENS: BucketHeaders = BucketHeaders {
 /// More than an answer has. For one more, twice the room would be taken, and kept as long as its stream lasts.
 const HEADERS: usize = 24;
 
+/// What [`Heading::write`] has room for.
+const WORDS_BYTES_MAX: usize = 64;
+
 /// A header in the making.
 pub(super) struct Heading(response::Parts);
 
@@ -66,6 +71,13 @@ impl Heading {
     pub(super) fn set(&mut self, name: &HeaderName, value: impl TryInto<HeaderValue>) -> Result<()> {
         self.headers.insert(name, read(value)?);
         Ok(())
+    }
+
+    /// Sets a header to a few words or a number, written without an allocation of their own.
+    pub(super) fn write(&mut self, name: &HeaderName, words: fmt::Arguments<'_>) -> Result<()> {
+        let mut value = ArrayString::<WORDS_BYTES_MAX>::new();
+        value.write_fmt(words).or_err(ErrorType::InvalidHTTPHeader, "a value that is too long")?;
+        self.set(name, value.as_str())
     }
 
     /// Adds a value to those that are there.

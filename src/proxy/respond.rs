@@ -71,7 +71,7 @@ pub(super) fn replace(gateway: &Gateway, ctx: &mut Context, answer: &mut Heading
     answer.set(&header::CONTENT_TYPE, JSON)?;
     answer.set(&header::CONTENT_LENGTH, body.len())?;
     tell(answer, &refusal, &told)?;
-    answer.set(&X_ELAPSED_MS, elapsed(gateway, ctx))?;
+    tell_elapsed(gateway, ctx, answer)?;
     ctx.told.first_byte = Some(gateway.clock.now().saturating_sub(ctx.arrival.begun));
     note(gateway, ctx, refusal, told.status);
     Ok(())
@@ -120,7 +120,7 @@ pub(super) async fn hit(gateway: &Gateway, session: &mut Session, ctx: &mut Cont
     answer.set(&header::CONTENT_TYPE, content_type.as_ref())?;
     answer.set(&header::AGE, entry.age(now).as_secs())?;
     let ttl = entry.expires_at.saturating_sub(now).as_secs();
-    answer.set(&CACHE_STATUS, format!("ai-gateway; hit; ttl={ttl}"))?;
+    answer.write(&CACHE_STATUS, format_args!("ai-gateway; hit; ttl={ttl}"))?;
     send(gateway, session, ctx, answer, body).await
 }
 
@@ -169,7 +169,7 @@ pub(super) async fn send(
     ctx.told.status = answer.status.as_u16();
     answer.set(&header::CONTENT_LENGTH, body.len())?;
     mark(gateway, ctx, &mut answer)?;
-    answer.set(&X_ELAPSED_MS, elapsed(gateway, ctx))?;
+    tell_elapsed(gateway, ctx, &mut answer)?;
     ctx.told.first_byte = Some(gateway.clock.now().saturating_sub(ctx.arrival.begun));
     ctx.told.bytes_out = body.len() as u64;
     ctx.told.hears(&body);
@@ -200,9 +200,10 @@ pub(super) fn left(ctx: &mut Context, error: Box<Error>) -> Box<Error> {
     error.into_down()
 }
 
-fn elapsed(gateway: &Gateway, ctx: &Context) -> String {
+/// How long the request has taken, in milliseconds.
+fn tell_elapsed(gateway: &Gateway, ctx: &Context, answer: &mut Heading) -> Result<()> {
     let micros = gateway.clock.now().saturating_sub(ctx.arrival.begun).as_micros() as u64;
-    format!("{}.{:03}", micros / 1000, micros % 1000)
+    answer.write(&X_ELAPSED_MS, format_args!("{}.{:03}", micros / 1000, micros % 1000))
 }
 
 /// The marks that every answer bears, whoever made it.
@@ -239,7 +240,7 @@ pub(super) fn mark(gateway: &Gateway, ctx: &Context, answer: &mut Heading) -> Re
 fn tell_level(answer: &mut Heading, names: &BucketHeaders, level: Level) -> Result<()> {
     answer.set(&names.limit, level.limit)?;
     answer.set(&names.remaining, level.remaining)?;
-    answer.set(&names.reset, Reset(level.reset).to_string())
+    answer.write(&names.reset, format_args!("{}", Reset(level.reset)))
 }
 
 /// A name as a header can say it: what is not printable ASCII is percent-encoded (RFC 3986, section 2.1).

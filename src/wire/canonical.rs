@@ -11,6 +11,10 @@ use super::tree::{Json, Number, Text, Value};
 /// Small pieces gather up to here before they are written.
 const GATHERED_BYTES: usize = 4 << 10;
 
+/// Room for this is there from the start: what most bodies are, and what most objects have.
+const USUAL_BYTES: usize = 1 << 10;
+const USUAL_MEMBERS: usize = 16;
+
 /// Writes values.
 pub struct Canonical<'a, W> {
     out: W,
@@ -22,7 +26,8 @@ pub struct Canonical<'a, W> {
 
 impl<'a, W: Write> Canonical<'a, W> {
     pub fn to(out: W) -> Self {
-        Self { out, gathered: Vec::new(), sorted: Vec::new(), may_be_rounded: false }
+        let (gathered, sorted) = (Vec::with_capacity(USUAL_BYTES), Vec::with_capacity(USUAL_MEMBERS));
+        Self { out, gathered, sorted, may_be_rounded: false }
     }
 
     /// What it was written to, with all of it.

@@ -151,8 +151,9 @@ fn estimate(value: Value<'_>) -> u64 {
     match value.read() {
         Json::Text(text) if is_media(text.text) => MEDIA_TOKENS,
         Json::Text(text) => {
-            let ascii = text.text.bytes().filter(u8::is_ascii).count() as u64;
-            let others = text.text.len() as u64 - ascii;
+            let text = text.text;
+            let ascii = if text.is_ascii() { text.len() } else { text.bytes().filter(u8::is_ascii).count() };
+            let (ascii, others) = (ascii as u64, (text.len() - ascii) as u64);
             ascii.div_ceil(ASCII_BYTES_IN_A_TOKEN) + others.div_ceil(OTHER_BYTES_IN_A_TOKEN)
         }
         Json::List(items) if { items }.all(is_number) => items.count() as u64,
