@@ -1,5 +1,6 @@
 //! An answer's bytes on their way: watched, followed, recorded, and at their end kept.
 
+use std::cell::LazyCell;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,26 +22,28 @@ pub(super) fn pass(
 ) -> Result<()> {
     let Some(tap) = &mut ctx.tap else { return Ok(()) };
     let gathers = tap.gathers();
-    let mut told_at = None;
+    // Most events need no clock: whoever writes them notes when they came (`session.rs`).
+    let now = LazyCell::new(|| gateway.clock.now());
+    let begun = ctx.arrival.begun;
+    let took = || now.saturating_sub(begun);
     if let Some(mut chunk) = body.take_if(|chunk| !chunk.is_empty()) {
-        let now = gateway.clock.now();
-        told_at = Some(now);
-        let elapsed = now.saturating_sub(ctx.arrival.begun);
-        ctx.route.timing.byte(now);
+        if gathers {
+            ctx.route.timing.byte(*now);
+        }
         let share = ctx.guards.body.as_mut();
         let room = |bytes| share.is_some_and(|share| gateway.bodies.grow(share, bytes));
-        let ended = tap.chunk(&mut chunk, elapsed, room);
+        let ended = tap.chunk(&mut chunk, took, room);
         if let Some(leader) = &ctx.leads {
             leader.taped();
         }
         *body = Some(chunk).filter(|chunk| !gathers && !chunk.is_empty());
         if let Some(ended) = ended {
-            finish(gateway, ctx, body, ended, now)?;
+            finish(gateway, ctx, body, ended, *now)?;
             // From here on the caller has all of it: it may leave without waiting for the connection's own end.
             ctx.complete();
         }
         if body.is_some() {
-            ctx.told.first_byte.get_or_insert(elapsed);
+            ctx.told.first_byte.get_or_insert_with(took);
         }
     }
     if !end_of_stream {
@@ -52,16 +55,14 @@ pub(super) fn pass(
         }
         *body = Some(rest);
     }
-    let now = told_at.unwrap_or_else(|| gateway.clock.now());
-    let took = now.saturating_sub(ctx.arrival.begun);
     let told = ctx.tap.as_ref().is_some_and(Tap::is_whole);
-    let ended = ctx.tap.as_mut().map(|tap| tap.end(took));
+    let ended = ctx.tap.as_mut().map(|tap| tap.end(took()));
     match ended {
-        Some(ended) if told => keep(gateway, ctx, ended, now),
+        Some(ended) if told => keep(gateway, ctx, ended, *now),
         Some(End::Cut) => return failure::cut(ctx, body),
         Some(End::Failed) if gathers => return failure::failed(ctx),
         Some(End::Failed) => ctx.told.failed = true,
-        Some(ended) => finish(gateway, ctx, body, ended, now)?,
+        Some(ended) => finish(gateway, ctx, body, ended, *now)?,
         None => {}
     }
     fault::ended(ctx);

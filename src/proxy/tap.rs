@@ -141,11 +141,11 @@ impl Tap {
     }
 
     /// Takes in a chunk and leaves of it what goes on. `Some` once: when a stream's end mark has passed, whatever may
-    /// follow it. `room`: whether so many bytes more may be held.
+    /// follow it. `took`: how long it has taken so far. `room`: whether so many bytes more may be held.
     pub(super) fn chunk(
         &mut self,
         chunk: &mut Bytes,
-        took: Duration,
+        took: impl FnOnce() -> Duration,
         room: impl FnOnce(u64) -> bool,
     ) -> Option<End> {
         if let Kind::Stream(watch) = &mut self.kind {
@@ -163,7 +163,7 @@ impl Tap {
             let body = self.recording.as_ref().and_then(Tape::body);
             self.recorded = self.recording.as_ref().map_or(0, Tape::bytes);
             self.gathered = body.clone().filter(|_| self.gathers);
-            self.kept(body, took)
+            self.kept(body, took())
         })
     }
 

@@ -51,7 +51,7 @@ fn kept(protocol: Protocol, several: bool, pieces: &[&[u8]]) -> Option<Keepsake>
     let took = Duration::from_secs(1);
     let mut last = None;
     for piece in pieces {
-        let said = tap.chunk(&mut Bytes::copy_from_slice(piece), took, |_| true);
+        let said = tap.chunk(&mut Bytes::copy_from_slice(piece), || took, |_| true);
         last = said.or(last);
     }
     match (tap.end(took), last) {
