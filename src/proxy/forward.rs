@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -16,16 +17,13 @@ use crate::wire::{BodyKind, Endpoint, HEADERS_PASSED};
 
 use super::ask::Hit;
 use super::body::Stop;
+use super::conduit::{Dial, IDLE_TIME_MAX};
 use super::context::{Context, InFlight, Job};
 use super::gateway::Gateway;
 use super::heading::X_REQUEST_ID;
 use super::refusal::Refusal;
 use super::refuser;
 use super::{failure, fallback, fault, trace};
-
-/// llama-server closes an idle connection after 5.01 s (measured, b11434) and says so in a header Pingora's pool does
-/// not read.
-const POOLED_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// As many as a request to a server may well have; there is room for no more, which is kept as long as its answer.
 const HEADERS: usize = 12;
@@ -220,13 +218,26 @@ pub(super) async fn peer(
     };
     let timeouts = job.resolved.upstream.spec.timeouts;
     let mut peer = gateway.trust.peer(server, address);
-    peer.options.connection_timeout = timeouts.connect;
-    peer.options.total_connection_timeout = timeouts.connect;
-    peer.options.idle_timeout = Some(POOLED_TIME_MAX);
     peer.options.write_timeout = timeouts.between_bytes;
-    if ctx.route.broken > 0 {
-        // The second try is made on a connection of its own: a pool that died idle has died whole.
-        peer.group_key = fastrand::u64(..);
+    // The second try is made on a connection of its own: a pool that died idle has died whole.
+    let afresh = ctx.route.broken > 0;
+    ctx.route.ties = Arc::default();
+    if server.spec.url.tls {
+        peer.options.connection_timeout = timeouts.connect;
+        peer.options.total_connection_timeout = timeouts.connect;
+        peer.options.idle_timeout = Some(IDLE_TIME_MAX);
+        if afresh {
+            peer.group_key = fastrand::u64(..);
+        }
+    } else {
+        peer.options.custom_l4 = Some(Arc::new(Dial {
+            conduits: Arc::clone(&gateway.conduits),
+            clock: gateway.clock,
+            connect: timeouts.connect,
+            afresh,
+            body_bytes: ctx.cue.body().len(),
+            ties: Arc::clone(&ctx.route.ties),
+        }));
     }
     Ok(Box::new(peer))
 }

@@ -19,6 +19,7 @@ use crate::wire::RequestRules;
 
 use super::bodies::Bodies;
 use super::clock::Clock;
+use super::conduit::Conduits;
 use super::names::Names;
 use super::refusal::Refusal;
 use super::roster::Roster;
@@ -54,6 +55,7 @@ pub struct Gateway {
     pub side: Arc<Side>,
     pub trust: Arc<Trust>,
     pub names: Arc<Names>,
+    pub conduits: Arc<Conduits>,
     pub purges: Arc<Purges>,
     pub(super) flights: Arc<Flights<Refusal>>,
     pub(super) felled: Arc<Felled>,
@@ -94,6 +96,7 @@ impl Gateway {
             side: Arc::new(Side::new(roots.clone())),
             trust: Arc::new(trust),
             names: Arc::new(Names::new(settings.hosts.clone())),
+            conduits: Arc::default(),
             store: Arc::new(Store::new(settings.cache)),
             depot: sharing.as_ref().map(|sharing| Arc::new(sharing.depot())),
             exchange: sharing.as_ref().map(|sharing| Arc::new(sharing.exchange())),
@@ -155,6 +158,7 @@ impl Gateway {
             side: Arc::clone(&self.side),
             trust: Arc::clone(&self.trust),
             names: Arc::clone(&self.names),
+            conduits: Arc::clone(&self.conduits),
             purges: Arc::clone(&self.purges),
             flights: Arc::clone(&self.flights),
             felled: Arc::clone(&self.felled),

@@ -15,6 +15,7 @@ mod ask;
 mod bodies;
 mod body;
 mod clock;
+mod conduit;
 mod context;
 mod cors;
 mod cost;
@@ -72,6 +73,7 @@ use self::context::Context;
 use self::heading::Heading;
 use self::tap::Tap;
 
+pub use self::conduit::Conduits;
 pub use self::current::Current;
 pub use self::estate::{Heir, Item, Testament};
 pub use self::gateway::Gateway;
@@ -230,6 +232,9 @@ impl ProxyHttp for Proxy {
             ctx.told.bytes_out += body.len() as u64;
         }
         if end_of_stream {
+            if ctx.route.failure.is_none() {
+                ctx.route.ties.note_answered();
+            }
             if !ctx.told.failed && (ctx.route.failure.is_none() || ctx.told.refusal.is_some()) {
                 ctx.complete();
             }
@@ -304,6 +309,9 @@ fn answered(gateway: &Gateway, session: &Session, ctx: &mut Context, answer: &mu
     }
     if is_bodiless(answer) {
         // No body filter will see its end.
+        if ctx.route.failure.is_none() {
+            ctx.route.ties.note_answered();
+        }
         fault::ended(ctx);
         ctx.told.complete = true;
         ctx.land(Landing::Whole);

@@ -1,4 +1,5 @@
-//! Looks once a second at how things stand, for the last hour of the operator's page.
+//! What is done once a second: how things stand is noted for the last hour of the operator's page, and connections
+//! that have waited for long are closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,11 @@ impl BackgroundService for Ticker {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => view::tick(&self.0.load()),
+                _ = ticks.tick() => {
+                    let gateway = self.0.load();
+                    view::tick(&gateway);
+                    gateway.conduits.sweep(gateway.clock.now());
+                }
                 _ = shutdown.changed() => return,
             }
         }

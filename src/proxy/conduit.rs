@@ -1,0 +1,294 @@
+//! Connections to servers in plain text: a request goes out in one write, and they are kept for the next one.
+//!
+//! Pingora 0.9.1 writes a request's header and its body each by a send of its own, has a task watch each connection
+//! that waits for its next request, and asks the kernel whom it leads to before it takes it. Between two processes of
+//! one machine a send takes as long as all that the gateway does to a header. So Pingora is given a socket that is not
+//! its own: one that holds back the header until the body comes, and that goes back here when its request is done with.
+//! Connections by TLS are Pingora's own, as they were.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::connectors::l4::Connect;
+use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
+use pingora::protocols::l4::stream::Stream;
+use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use pingora::{Error, ErrorType, OrErr, Result};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::clock::Clock;
+
+/// llama-server closes an idle connection after 5.01 s (measured, b11434) and says so in a header that Pingora's pool
+/// does not read.
+pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
+
+/// Connections that wait for their next request, to all servers together; those beyond are closed.
+const IDLE_MAX: usize = 1024;
+
+/// The connections that wait for their next request.
+#[derive(Debug, Default)]
+pub struct Conduits(Mutex<Idle>);
+
+#[derive(Debug, Default)]
+struct Idle {
+    /// The one that was used last stands last.
+    by_address: HashMap<SocketAddr, Vec<Resting>>,
+    count: usize,
+}
+
+#[derive(Debug)]
+struct Resting {
+    stream: TcpStream,
+    since: Duration,
+}
+
+impl Resting {
+    fn is_usable(&self, now: Duration) -> bool {
+        // A server that says something unasked, or that it closes, is of no use. No system call but where it did.
+        let is_quiet =
+            || matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+        now.saturating_sub(self.since) < IDLE_TIME_MAX && is_quiet()
+    }
+}
+
+impl Conduits {
+    fn take(&self, address: SocketAddr, now: Duration) -> Option<TcpStream> {
+        let mut idle = self.idle();
+        loop {
+            let resting = idle.by_address.get_mut(&address)?.pop()?;
+            idle.count -= 1;
+            if resting.is_usable(now) {
+                return Some(resting.stream);
+            }
+        }
+    }
+
+    fn keep(&self, address: SocketAddr, stream: TcpStream, now: Duration) {
+        let mut idle = self.idle();
+        if idle.count < IDLE_MAX {
+            idle.count += 1;
+            idle.by_address.entry(address).or_default().push(Resting { stream, since: now });
+        }
+    }
+
+    /// Closes those that have waited for long. To be called now and then.
+    pub fn sweep(&self, now: Duration) {
+        let mut idle = self.idle();
+        let Idle { by_address, count } = &mut *idle;
+        by_address.retain(|_, resting| {
+            let before = resting.len();
+            resting.retain(|resting| resting.is_usable(now));
+            *count -= before - resting.len();
+            !resting.is_empty()
+        });
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a request and its connection know of each other.
+#[derive(Debug, Default)]
+pub(super) struct Ties {
+    /// It has carried a request before.
+    used: AtomicBool,
+    /// All of the answer has come.
+    answered: AtomicBool,
+}
+
+impl Ties {
+    pub(super) fn was_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How Pingora comes to a connection for one try.
+#[derive(Debug)]
+pub(super) struct Dial {
+    pub(super) conduits: Arc<Conduits>,
+    pub(super) clock: Clock,
+    pub(super) connect: Option<Duration>,
+    /// Not one that waits: those may all have died.
+    pub(super) afresh: bool,
+    /// Of the request's body, which follows its header at once.
+    pub(super) body_bytes: usize,
+    pub(super) ties: Arc<Ties>,
+}
+
+#[async_trait]
+impl Connect for Dial {
+    async fn connect(&self, address: &PeerAddr) -> Result<Stream> {
+        let Some(address) = address.as_inet().copied() else {
+            return Error::e_explain(ErrorType::InternalError, "a server without an address");
+        };
+        let kept = if self.afresh { None } else { self.conduits.take(address, self.clock.now()) };
+        let stream = match kept {
+            Some(stream) => {
+                self.ties.used.store(true, Ordering::Relaxed);
+                stream
+            }
+            None => dial(address, self.connect).await?,
+        };
+        let conduit = Conduit {
+            stream: Some(stream),
+            address,
+            conduits: Arc::clone(&self.conduits),
+            clock: self.clock,
+            ties: Arc::clone(&self.ties),
+            held: Vec::new(),
+            holds: self.body_bytes > 0,
+            body_bytes: self.body_bytes,
+            closed: false,
+        };
+        Ok(Stream::from(VirtualSocketStream::new(Box::new(conduit))))
+    }
+}
+
+async fn dial(address: SocketAddr, within: Option<Duration>) -> Result<TcpStream> {
+    let connecting = TcpStream::connect(address);
+    let connected = match within {
+        None => connecting.await,
+        Some(within) => match timeout(within, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                let why = format!("no connection to {address} within {within:?}");
+                return Error::e_explain(ErrorType::ConnectTimedout, why);
+            }
+        },
+    };
+    let stream = connected.map_err(|error| {
+        let kind = match error.kind() {
+            ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+            ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+            ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => ErrorType::ConnectNoRoute,
+            _ => ErrorType::ConnectError,
+        };
+        Error::because(kind, format!("connecting to {address}"), error)
+    })?;
+    stream.set_nodelay(true).or_err(ErrorType::ConnectError, "TCP_NODELAY")?;
+    Ok(stream)
+}
+
+/// A connection while a request has it.
+#[derive(Debug)]
+struct Conduit {
+    /// There until it is dropped.
+    stream: Option<TcpStream>,
+    address: SocketAddr,
+    conduits: Arc<Conduits>,
+    clock: Clock,
+    ties: Arc<Ties>,
+    /// The header, until the body comes.
+    held: Vec<u8>,
+    /// What is written is still the header.
+    holds: bool,
+    /// What is still to come of the body.
+    body_bytes: usize,
+    /// Pingora has closed it.
+    closed: bool,
+}
+
+impl Conduit {
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| ErrorKind::NotConnected.into())
+    }
+
+    /// Writes what is held, and as much of this as goes with it; says how much of this.
+    fn poll_write_held(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        while !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            let written = self.stream()?.poll_write_vectored(cx, &[IoSlice::new(&held), IoSlice::new(buf)]);
+            let count = match &written {
+                Poll::Ready(Ok(count)) => *count,
+                _ => 0,
+            };
+            self.held = held;
+            match ready!(written)? {
+                0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
+                _ if count < self.held.len() => drop(self.held.drain(..count)),
+                _ => {
+                    let more = count - self.held.len();
+                    self.held = Vec::new();
+                    if more > 0 {
+                        return Poll::Ready(Ok(more));
+                    }
+                }
+            }
+        }
+        if buf.is_empty() { Poll::Ready(Ok(0)) } else { self.stream()?.poll_write(cx, buf) }
+    }
+}
+
+impl AsyncRead for Conduit {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.ties.answered.load(Ordering::Relaxed) {
+            // Its end, as far as Pingora is concerned, which then does not put it into its own pool.
+            return Poll::Ready(Ok(()));
+        }
+        self.stream()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Conduit {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.holds {
+            self.held.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = ready!(self.poll_write_held(cx, buf))?;
+        self.body_bytes = self.body_bytes.saturating_sub(written);
+        Poll::Ready(Ok(written))
+    }
+
+    /// The first one is the header's, whose body comes at once: Pingora is given all of it beforehand (`session.rs`).
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.holds) {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_write_held(cx, &[]))?;
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.closed = true;
+        self.stream()?.poll_shutdown(cx)
+    }
+}
+
+impl VirtualSocket for Conduit {
+    /// They are set as it is connected.
+    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Conduit {
+    fn drop(&mut self) {
+        let is_sent = !self.holds && self.held.is_empty() && self.body_bytes == 0;
+        let is_done = is_sent && !self.closed && self.ties.answered.load(Ordering::Relaxed);
+        if let Some(stream) = self.stream.take().filter(|_| is_done) {
+            self.conduits.keep(self.address, stream, self.clock.now());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
