@@ -141,6 +141,17 @@ need_valgrind() {
         fail "valgrind is missing: install it (on Debian: apt-get install valgrind)"
 }
 
+# LLVM's BOLT, as $BOLT; empty where it is not to be had, which is no fault: it is for x86-64 and ARM alone.
+need_bolt() {
+    local found=(/usr/lib/llvm-*/bin/llvm-bolt)
+    if [ ! -x "${found[-1]}" ]; then
+        apt_install bolt-19 || say "no BOLT (on Debian: apt-get install bolt-19): the compiler's layout stays"
+        found=(/usr/lib/llvm-*/bin/llvm-bolt)
+    fi
+    BOLT=
+    [ ! -x "${found[-1]}" ] || BOLT=${found[-1]}
+}
+
 need_sglang_router() {
     need_python
     need_venv .tools/sglang-router scripts/requirements/sglang-router.txt "sglang-router (31 MB)"
