@@ -69,6 +69,12 @@ const PINGORA: [(&str, Kind); 32] = [
     ("daemon_notify_timeout_seconds", Kind::From(1)),
 ];
 
+/// Keys that say how connections to servers are made, which only Pingora does so.
+const PINGORA_CONNECTS: [&str; 2] = ["client_bind_to_ip", "upstream_connect_offload"];
+
+/// Idle connections to servers in plain text, where the file says no number. (Pingora's own, by TLS: 128.)
+const IDLE_CONNECTIONS: usize = 1024;
+
 pub(super) fn server(section: &mut Section) -> Server {
     let threads = section.value("threads", value::number(0..=THREADS_MAX)).unwrap_or(0);
     let grace_period = section
@@ -81,12 +87,18 @@ pub(super) fn server(section: &mut Section) -> Server {
         line(&mut pingora, "threads", &Value::from(threads));
     }
     let (mut pid_file, mut upgrade_sock) = (None, None);
+    let mut idle_max = Some(IDLE_CONNECTIONS);
     for (key, kind) in PINGORA {
         if let Some(value) = section.take(key).and_then(|field| pingora_value(&field, &kind)) {
             line(&mut pingora, key, &value);
             match key {
                 "pid_file" => pid_file = value.as_str().map(PathBuf::from),
                 "upgrade_sock" => upgrade_sock = value.as_str().map(PathBuf::from),
+                "upstream_keepalive_pool_size" => {
+                    let told = value.as_u64().and_then(|max| max.try_into().ok());
+                    idle_max = idle_max.and(told);
+                }
+                key if PINGORA_CONNECTS.iter().any(|way| key.starts_with(way)) => idle_max = None,
                 _ => {}
             }
         }
@@ -95,7 +107,7 @@ pub(super) fn server(section: &mut Section) -> Server {
     let beside = || pid_file.as_ref().map(|file| PathBuf::from(format!("{}.upgrade", file.display())));
     let upgrade_sock = upgrade_sock.or_else(beside).unwrap_or_else(|| UPGRADE_SOCK.into());
     let grace_period = Duration::from_secs(grace_period);
-    Server { threads, grace_period, pre_stop, pid_file, upgrade_sock, pingora }
+    Server { threads, grace_period, pre_stop, pid_file, upgrade_sock, idle_max, pingora }
 }
 
 /// One line of YAML. JSON is YAML too, and its quoting is safe for any text.

@@ -221,6 +221,9 @@ pub struct Server {
     pub pid_file: Option<PathBuf>,
     /// Where a successor is met.
     pub upgrade_sock: PathBuf,
+    /// How many idle connections to servers in plain text are kept. `None`: these are Pingora's too, which is told to
+    /// make them in a way of its own.
+    pub idle_max: Option<usize>,
     /// Pingora's own keys (`pid_file`, `daemon`, `work_stealing` …), as YAML that `ServerConf::from_yaml` reads.
     pub pingora: String,
 }

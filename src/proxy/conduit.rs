@@ -3,7 +3,7 @@
 //! Pingora 0.9.1 writes a request's header and its body each by a send of its own, has a task watch each connection
 //! that waits for its next request, and asks the kernel whom it leads to before it takes it. Between two processes of
 //! one machine a send takes as long as all that the gateway does to a header. So Pingora is given a socket that is not
-//! its own: one that holds back the header until the body comes, and that goes back here when its request is done with.
+//! its own: one that holds back the header until the body comes, and that comes back here when Pingora would keep it.
 //! Connections by TLS are Pingora's own, as they were.
 
 use std::collections::HashMap;
@@ -31,12 +31,13 @@ use super::clock::Clock;
 /// does not read.
 pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
 
-/// Connections that wait for their next request, to all servers together; those beyond are closed.
-const IDLE_MAX: usize = 1024;
-
-/// The connections that wait for their next request.
-#[derive(Debug, Default)]
-pub struct Conduits(Mutex<Idle>);
+/// The connections that wait for their next request, to all servers together.
+#[derive(Debug)]
+pub struct Conduits {
+    idle: Mutex<Idle>,
+    /// Those beyond are closed.
+    max: usize,
+}
 
 #[derive(Debug, Default)]
 struct Idle {
@@ -61,6 +62,10 @@ impl Resting {
 }
 
 impl Conduits {
+    pub fn new(max: usize) -> Self {
+        Self { idle: Mutex::default(), max }
+    }
+
     fn take(&self, address: SocketAddr, now: Duration) -> Option<TcpStream> {
         let mut idle = self.idle();
         loop {
@@ -74,7 +79,7 @@ impl Conduits {
 
     fn keep(&self, address: SocketAddr, stream: TcpStream, now: Duration) {
         let mut idle = self.idle();
-        if idle.count < IDLE_MAX {
+        if idle.count < self.max {
             idle.count += 1;
             idle.by_address.entry(address).or_default().push(Resting { stream, since: now });
         }
@@ -93,26 +98,20 @@ impl Conduits {
     }
 
     fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a request and its connection know of each other.
+/// What a request knows of its connection.
 #[derive(Debug, Default)]
-pub(super) struct Ties {
-    /// It has carried a request before.
+pub(super) struct Link {
     used: AtomicBool,
-    /// All of the answer has come.
-    answered: AtomicBool,
 }
 
-impl Ties {
+impl Link {
+    /// Whether it has carried a request before: then it may have died while it waited.
     pub(super) fn was_used(&self) -> bool {
         self.used.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn note_answered(&self) {
-        self.answered.store(true, Ordering::Relaxed);
     }
 }
 
@@ -126,7 +125,7 @@ pub(super) struct Dial {
     pub(super) afresh: bool,
     /// Of the request's body, which follows its header at once.
     pub(super) body_bytes: usize,
-    pub(super) ties: Arc<Ties>,
+    pub(super) link: Arc<Link>,
 }
 
 #[async_trait]
@@ -138,7 +137,7 @@ impl Connect for Dial {
         let kept = if self.afresh { None } else { self.conduits.take(address, self.clock.now()) };
         let stream = match kept {
             Some(stream) => {
-                self.ties.used.store(true, Ordering::Relaxed);
+                self.link.used.store(true, Ordering::Relaxed);
                 stream
             }
             None => dial(address, self.connect).await?,
@@ -148,10 +147,10 @@ impl Connect for Dial {
             address,
             conduits: Arc::clone(&self.conduits),
             clock: self.clock,
-            ties: Arc::clone(&self.ties),
             held: Vec::new(),
             holds: self.body_bytes > 0,
             body_bytes: self.body_bytes,
+            released: false,
             closed: false,
         };
         Ok(Stream::from(VirtualSocketStream::new(Box::new(conduit))))
@@ -191,13 +190,14 @@ struct Conduit {
     address: SocketAddr,
     conduits: Arc<Conduits>,
     clock: Clock,
-    ties: Arc<Ties>,
     /// The header, until the body comes.
     held: Vec<u8>,
     /// What is written is still the header.
     holds: bool,
     /// What is still to come of the body.
     body_bytes: usize,
+    /// Pingora would keep it.
+    released: bool,
     /// Pingora has closed it.
     closed: bool,
 }
@@ -239,8 +239,10 @@ impl AsyncRead for Conduit {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.ties.answered.load(Ordering::Relaxed) {
-            // Its end, as far as Pingora is concerned, which then does not put it into its own pool.
+        // A read of one byte is Pingora's look at a connection whose answer has come to its end, before it keeps it. It
+        // is told that this one has ended: it is kept here.
+        if buf.remaining() == 1 {
+            self.released = true;
             return Poll::Ready(Ok(()));
         }
         self.stream()?.poll_read(cx, buf)
@@ -283,7 +285,7 @@ impl VirtualSocket for Conduit {
 impl Drop for Conduit {
     fn drop(&mut self) {
         let is_sent = !self.holds && self.held.is_empty() && self.body_bytes == 0;
-        let is_done = is_sent && !self.closed && self.ties.answered.load(Ordering::Relaxed);
+        let is_done = self.released && is_sent && !self.closed;
         if let Some(stream) = self.stream.take().filter(|_| is_done) {
             self.conduits.keep(self.address, stream, self.clock.now());
         }

@@ -16,7 +16,7 @@ use crate::route::{Fingerprint, Lease, Prompt, Resolved, Server};
 use crate::wire::{BodyKind, Changes, Demand, Endpoint, Protocol, Work};
 
 use super::bodies::BodyShare;
-use super::conduit::Ties;
+use super::conduit::Link;
 use super::gateway::Gateway;
 use super::quote::Quote;
 use super::refusal::Refusal;
@@ -218,8 +218,8 @@ pub(super) struct Route {
     /// Why there is no further try: the answer that the caller gets.
     pub(super) failure: Option<Refusal>,
     pub(super) timing: Arc<Timing>,
-    /// To this try's connection, where it is not Pingora's own.
-    pub(super) ties: Arc<Ties>,
+    /// Where this try's connection is not Pingora's own.
+    pub(super) link: Arc<Link>,
 }
 
 /// Why the model that was asked for did not answer, and how it is called.

@@ -44,7 +44,7 @@ pub(super) fn midway(
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
-    let reused = reused || ctx.route.ties.was_used();
+    let reused = reused || ctx.route.link.was_used();
     let again = fault::broke_off(gateway, session, ctx, &error, reused);
     error.set_retry(again);
     error

@@ -221,23 +221,23 @@ pub(super) async fn peer(
     peer.options.write_timeout = timeouts.between_bytes;
     // The second try is made on a connection of its own: a pool that died idle has died whole.
     let afresh = ctx.route.broken > 0;
-    ctx.route.ties = Arc::default();
-    if server.spec.url.tls {
+    if let Some(conduits) = gateway.conduits.as_ref().filter(|_| !server.spec.url.tls) {
+        ctx.route.link = Arc::default();
+        peer.options.custom_l4 = Some(Arc::new(Dial {
+            conduits: Arc::clone(conduits),
+            clock: gateway.clock,
+            connect: timeouts.connect,
+            afresh,
+            body_bytes: ctx.cue.body().len(),
+            link: Arc::clone(&ctx.route.link),
+        }));
+    } else {
         peer.options.connection_timeout = timeouts.connect;
         peer.options.total_connection_timeout = timeouts.connect;
         peer.options.idle_timeout = Some(IDLE_TIME_MAX);
         if afresh {
             peer.group_key = fastrand::u64(..);
         }
-    } else {
-        peer.options.custom_l4 = Some(Arc::new(Dial {
-            conduits: Arc::clone(&gateway.conduits),
-            clock: gateway.clock,
-            connect: timeouts.connect,
-            afresh,
-            body_bytes: ctx.cue.body().len(),
-            ties: Arc::clone(&ctx.route.ties),
-        }));
     }
     Ok(Box::new(peer))
 }

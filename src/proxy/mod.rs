@@ -232,9 +232,6 @@ impl ProxyHttp for Proxy {
             ctx.told.bytes_out += body.len() as u64;
         }
         if end_of_stream {
-            if ctx.route.failure.is_none() {
-                ctx.route.ties.note_answered();
-            }
             if !ctx.told.failed && (ctx.route.failure.is_none() || ctx.told.refusal.is_some()) {
                 ctx.complete();
             }
@@ -309,9 +306,6 @@ fn answered(gateway: &Gateway, session: &Session, ctx: &mut Context, answer: &mu
     }
     if is_bodiless(answer) {
         // No body filter will see its end.
-        if ctx.route.failure.is_none() {
-            ctx.route.ties.note_answered();
-        }
         fault::ended(ctx);
         ctx.told.complete = true;
         ctx.land(Landing::Whole);

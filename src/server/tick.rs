@@ -25,7 +25,9 @@ impl BackgroundService for Ticker {
                 _ = ticks.tick() => {
                     let gateway = self.0.load();
                     view::tick(&gateway);
-                    gateway.conduits.sweep(gateway.clock.now());
+                    if let Some(conduits) = &gateway.conduits {
+                        conduits.sweep(gateway.clock.now());
+                    }
                 }
                 _ = shutdown.changed() => return,
             }

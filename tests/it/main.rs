@@ -10,6 +10,7 @@ mod support;
 mod stage;
 mod smoke;
 mod proxy;
+mod conduit;
 mod bodies;
 mod refuse;
 mod auth;

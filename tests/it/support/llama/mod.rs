@@ -72,6 +72,8 @@ struct Seen {
     requests: Vec<Received>,
     /// What the gateway asked for itself: `/health`, `/props`, `/v1/models`, the tokens of a prompt.
     probes: Vec<Received>,
+    /// Those that a caller's request came on first.
+    connections: usize,
     finished: usize,
     cancelled: Vec<Instant>,
 }
@@ -149,6 +151,11 @@ impl Llama {
     /// How many requests of callers it has seen, whole.
     pub(crate) fn requests(&self) -> usize {
         self.seen(|seen| seen.requests.len())
+    }
+
+    /// Over how many connections they came.
+    pub(crate) fn connections(&self) -> usize {
+        self.seen(|seen| seen.connections)
     }
 
     pub(crate) fn probes(&self) -> Vec<Received> {

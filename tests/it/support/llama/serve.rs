@@ -141,6 +141,7 @@ impl Connection {
 
     fn note(&self, request: &Received, probe: bool) -> usize {
         let mut seen = self.stage.seen.lock().expect("not poisoned");
+        seen.connections += usize::from(!probe && self.answers == 1);
         let list = if probe { &mut seen.probes } else { &mut seen.requests };
         list.push(request.clone());
         list.len()
