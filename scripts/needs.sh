@@ -148,7 +148,7 @@ need_bolt() {
         apt_install bolt-19 || say "no BOLT (on Debian: apt-get install bolt-19): the compiler's layout stays"
         found=(/usr/lib/llvm-*/bin/llvm-bolt)
     fi
-    BOLT=
+    export BOLT=
     [ ! -x "${found[-1]}" ] || BOLT=${found[-1]}
 }
 
