@@ -197,8 +197,9 @@ pub(super) struct Route {
     /// Blocks of the prompt that its server was thought to hold.
     pub(super) thought: usize,
     pub(super) tried: Vec<Arc<Server>>,
-    /// Where this try connects to.
+    /// Where this try connects to, and what it knows of a connection that is not Pingora's own.
     pub(super) address: Option<SocketAddr>,
+    pub(super) link: Arc<Link>,
     /// Addresses of this try's server that could not be connected to, and whether the next one is tried.
     pub(super) addresses_failed: usize,
     pub(super) next_address: bool,
@@ -218,8 +219,6 @@ pub(super) struct Route {
     /// Why there is no further try: the answer that the caller gets.
     pub(super) failure: Option<Refusal>,
     pub(super) timing: Arc<Timing>,
-    /// Where this try's connection is not Pingora's own.
-    pub(super) link: Arc<Link>,
 }
 
 /// Why the model that was asked for did not answer, and how it is called.
