@@ -217,10 +217,13 @@ fn events_come_as_they_are_made() {
             arrivals.push(began.elapsed());
         }
     }
-    // Held back until the end, all would arrive at once. Compared with each other, not with the clock.
+    // Held back until the end, all would arrive at once. Compared with each other, not with the clock; and a model that
+    // shares its machine with others makes some parts of an answer in half the time of the rest.
     assert!(arrivals.len() > 32, "{arrivals:?}");
     let [first, half, last] = [arrivals[0], arrivals[arrivals.len() / 2], arrivals[arrivals.len() - 1]];
-    assert!(first * 2 < last && half * 4 < last * 3, "first {first:?}, half {half:?}, last {last:?}");
+    let all = last.saturating_sub(first);
+    let is_spread = all * 3 > last && last.saturating_sub(half) * 8 > all;
+    assert!(is_spread, "first {first:?}, half {half:?}, last {last:?}");
 }
 
 #[test]
