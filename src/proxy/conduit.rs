@@ -212,21 +212,17 @@ impl Conduit {
         while !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
             let written = self.stream()?.poll_write_vectored(cx, &[IoSlice::new(&held), IoSlice::new(buf)]);
-            let count = match &written {
-                Poll::Ready(Ok(count)) => *count,
-                _ => 0,
-            };
             self.held = held;
-            match ready!(written)? {
-                0 => return Poll::Ready(Err(ErrorKind::WriteZero.into())),
-                _ if count < self.held.len() => drop(self.held.drain(..count)),
-                _ => {
-                    let more = count - self.held.len();
-                    self.held = Vec::new();
-                    if more > 0 {
-                        return Poll::Ready(Ok(more));
-                    }
-                }
+            let count = ready!(written)?;
+            if count == 0 {
+                return Poll::Ready(Err(ErrorKind::WriteZero.into()));
+            }
+            let more = count.saturating_sub(self.held.len());
+            self.held.drain(..count - more);
+            if more > 0 {
+                // Its room would be kept as long as the answer comes.
+                self.held = Vec::new();
+                return Poll::Ready(Ok(more));
             }
         }
         if buf.is_empty() { Poll::Ready(Ok(0)) } else { self.stream()?.poll_write(cx, buf) }
@@ -284,8 +280,8 @@ impl VirtualSocket for Conduit {
 
 impl Drop for Conduit {
     fn drop(&mut self) {
-        let is_sent = !self.holds && self.held.is_empty() && self.body_bytes == 0;
-        let is_done = self.released && is_sent && !self.closed;
+        // The body comes behind the header: with its last byte all has been sent.
+        let is_done = self.released && self.body_bytes == 0 && !self.closed;
         if let Some(stream) = self.stream.take().filter(|_| is_done) {
             self.conduits.keep(self.address, stream, self.clock.now());
         }
