@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use crate::wire::{self, Astray, Endpoint, HEADERS_KEYED, Own, Target, Work};
 use super::ask::{self, Aboard, Hit, ask};
 use super::bodies::arrived;
 use super::body::{self, Stop};
-use super::context::{Asked, Caller, Context, InFlight, Job, Keep, vacate};
+use super::context::{Asked, Caller, Context, InFlight, Job, Keep};
 use super::cost;
 use super::fallback;
 use super::gateway::Gateway;
@@ -198,7 +198,7 @@ pub(super) fn job(
 
 /// Admits by limits of requests, or says which does not. Where it does not take, buckets are only looked at.
 async fn enter(gateway: &Gateway, ctx: &mut Context, takes: bool, now: Duration) -> Result<(), Refusal> {
-    let held = vacate(&ctx.guards.permit).unwrap_or_default();
+    let held = ctx.guards.permit.take().unwrap_or_default();
     let (subjects, clock) = (&ctx.asked.subjects, || gateway.clock.now());
     let ruled = match &gateway.shared {
         None if takes => subjects.admit_with(held, now),
@@ -224,7 +224,7 @@ pub(super) fn unruled<T>(unruled: Unruled) -> Result<Result<T, Refused>, Refusal
 fn permitted(ctx: &mut Context, permit: Result<Permit, Refused>) -> Result<(), Refusal> {
     ctx.asked.requests = permit.as_ref().map_or_else(|refused| refused.level, |permit| permit.level);
     let permit = permit.map_err(Refusal::Limited)?;
-    *ctx.guards.permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(permit);
+    ctx.guards.permit = Some(permit);
     Ok(())
 }
 

@@ -1,75 +1,109 @@
-//! Connections to servers in plain text: a request goes out in one write, and they are kept for the next one.
+//! Connections to servers, and those that wait for their next request.
 //!
-//! Pingora 0.9.1 writes a request's header and its body each by a send of its own, has a task watch each connection
-//! that waits for its next request, and asks the kernel whom it leads to before it takes it. Between two processes of
-//! one machine a send takes as long as all that the gateway does to a header. So Pingora is given a socket that is not
-//! its own: one that holds back the header until the body comes, and that comes back here when Pingora would keep it.
-//! Connections by TLS are Pingora's own, as they were.
+//! Pingora 0.9.1 has a task watch each connection that waits, and asks the kernel whom it leads to before it takes it.
+//! Between two processes of one machine a system call takes as long as a good part of all else that a request takes,
+//! so connections in plain text wait here, where neither is done. Those by TLS are Pingora's, and so are all of them
+//! where the file says how Pingora is to connect.
 
 use std::collections::HashMap;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use pingora::connectors::l4::Connect;
-use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
-use pingora::protocols::l4::stream::Stream;
-use pingora::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
+use futures_util::FutureExt;
+use pingora::connectors::{ConnectorOptions, TransportConnector};
+use pingora::protocols::Stream;
+use pingora::protocols::l4::stream::Stream as PlainStream;
+use pingora::upstreams::peer::{HttpPeer, Peer};
 use pingora::{Error, ErrorType, OrErr, Result};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-
-use super::clock::Clock;
 
 /// llama-server closes an idle connection after 5.01 s (measured, b11434) and says so in a header that Pingora's pool
 /// does not read.
 pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
 
-/// The connections that wait for their next request, to all servers together.
-#[derive(Debug)]
+/// The ways to all servers.
 pub struct Conduits {
     idle: Mutex<Idle>,
-    /// Those beyond are closed.
-    max: usize,
+    /// Of idle connections in plain text, those beyond are closed. `None`: they are Pingora's too.
+    max: Option<usize>,
+    pingora: TransportConnector,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Idle {
     /// The one that was used last stands last.
     by_address: HashMap<SocketAddr, Vec<Resting>>,
     count: usize,
 }
 
-#[derive(Debug)]
 struct Resting {
-    stream: TcpStream,
+    stream: Stream,
     since: Duration,
 }
 
 impl Resting {
-    fn is_usable(&self, now: Duration) -> bool {
-        // A server that says something unasked, or that it closes, is of no use. No system call but where it did.
-        let is_quiet =
-            || matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
-        now.saturating_sub(self.since) < IDLE_TIME_MAX && is_quiet()
+    fn is_usable(&mut self, now: Duration) -> bool {
+        now.saturating_sub(self.since) < IDLE_TIME_MAX && is_quiet(&mut self.stream)
     }
 }
 
+/// A server that says something unasked, or that closes, is of no use. No system call but where it did.
+fn is_quiet(stream: &mut Stream) -> bool {
+    stream.read(&mut [0]).now_or_never().is_none()
+}
+
+/// A connection for one try, and whether it has carried a request before: then it may have died while it waited.
+pub(super) struct Line {
+    pub(super) stream: Stream,
+    pub(super) was_used: bool,
+}
+
 impl Conduits {
-    pub fn new(max: usize) -> Self {
-        Self { idle: Mutex::default(), max }
+    /// `max`: how many connections in plain text may wait; `None`: those are Pingora's too.
+    pub fn new(options: ConnectorOptions, max: Option<usize>) -> Self {
+        Self { idle: Mutex::default(), max, pingora: TransportConnector::new(Some(options)) }
     }
 
-    fn take(&self, address: SocketAddr, now: Duration) -> Option<TcpStream> {
+    /// Comes to a connection. `afresh`: not to one that waits, since those may all have died.
+    pub(super) async fn line(&self, peer: &HttpPeer, afresh: bool, now: Duration) -> Result<Line> {
+        let Some(address) = self.own(peer) else {
+            let (stream, was_used) = match afresh {
+                true => (Box::pin(self.pingora.new_stream(peer)).await?, false),
+                false => Box::pin(self.pingora.get_stream(peer)).await?,
+            };
+            return Ok(Line { stream, was_used });
+        };
+        let kept = if afresh { None } else { self.take(address, now) };
+        Ok(match kept {
+            Some(stream) => Line { stream, was_used: true },
+            None => {
+                let stream = Box::pin(dial(address, peer.options.connection_timeout)).await?;
+                Line { stream, was_used: false }
+            }
+        })
+    }
+
+    /// Takes back a connection whose server is ready for the next request.
+    pub(super) fn keep(&self, peer: &HttpPeer, stream: Stream, now: Duration) {
+        match self.own(peer) {
+            Some(address) => self.rest(address, stream, now),
+            None => self.pingora.release_stream(stream, peer.reuse_hash(), Some(IDLE_TIME_MAX)),
+        }
+    }
+
+    /// Where connections to this peer wait here.
+    fn own(&self, peer: &HttpPeer) -> Option<SocketAddr> {
+        self.max.filter(|_| !peer.tls()).and_then(|_| peer.address().as_inet().copied())
+    }
+
+    fn take(&self, address: SocketAddr, now: Duration) -> Option<Stream> {
         let mut idle = self.idle();
         loop {
-            let resting = idle.by_address.get_mut(&address)?.pop()?;
+            let mut resting = idle.by_address.get_mut(&address)?.pop()?;
             idle.count -= 1;
             if resting.is_usable(now) {
                 return Some(resting.stream);
@@ -77,9 +111,9 @@ impl Conduits {
         }
     }
 
-    fn keep(&self, address: SocketAddr, stream: TcpStream, now: Duration) {
+    fn rest(&self, address: SocketAddr, stream: Stream, now: Duration) {
         let mut idle = self.idle();
-        if idle.count < self.max {
+        if self.max.is_some_and(|max| idle.count < max) {
             idle.count += 1;
             idle.by_address.entry(address).or_default().push(Resting { stream, since: now });
         }
@@ -91,7 +125,7 @@ impl Conduits {
         let Idle { by_address, count } = &mut *idle;
         by_address.retain(|_, resting| {
             let before = resting.len();
-            resting.retain(|resting| resting.is_usable(now));
+            resting.retain_mut(|resting| resting.is_usable(now));
             *count -= before - resting.len();
             !resting.is_empty()
         });
@@ -102,62 +136,7 @@ impl Conduits {
     }
 }
 
-/// What a request knows of its connection.
-#[derive(Debug, Default)]
-pub(super) struct Link {
-    used: AtomicBool,
-}
-
-impl Link {
-    /// Whether it has carried a request before: then it may have died while it waited.
-    pub(super) fn was_used(&self) -> bool {
-        self.used.load(Ordering::Relaxed)
-    }
-}
-
-/// How Pingora comes to a connection for one try.
-#[derive(Debug)]
-pub(super) struct Dial {
-    pub(super) conduits: Arc<Conduits>,
-    pub(super) clock: Clock,
-    pub(super) connect: Option<Duration>,
-    /// Not one that waits: those may all have died.
-    pub(super) afresh: bool,
-    /// Of the request's body, which follows its header at once.
-    pub(super) body_bytes: usize,
-    pub(super) link: Arc<Link>,
-}
-
-#[async_trait]
-impl Connect for Dial {
-    async fn connect(&self, address: &PeerAddr) -> Result<Stream> {
-        let Some(address) = address.as_inet().copied() else {
-            return Error::e_explain(ErrorType::InternalError, "a server without an address");
-        };
-        let kept = if self.afresh { None } else { self.conduits.take(address, self.clock.now()) };
-        let stream = match kept {
-            Some(stream) => {
-                self.link.used.store(true, Ordering::Relaxed);
-                stream
-            }
-            None => dial(address, self.connect).await?,
-        };
-        let conduit = Conduit {
-            stream: Some(stream),
-            address,
-            conduits: Arc::clone(&self.conduits),
-            clock: self.clock,
-            held: Vec::new(),
-            holds: self.body_bytes > 0,
-            body_bytes: self.body_bytes,
-            released: false,
-            closed: false,
-        };
-        Ok(Stream::from(VirtualSocketStream::new(Box::new(conduit))))
-    }
-}
-
-async fn dial(address: SocketAddr, within: Option<Duration>) -> Result<TcpStream> {
+async fn dial(address: SocketAddr, within: Option<Duration>) -> Result<Stream> {
     let connecting = TcpStream::connect(address);
     let connected = match within {
         None => connecting.await,
@@ -169,122 +148,19 @@ async fn dial(address: SocketAddr, within: Option<Duration>) -> Result<TcpStream
             }
         },
     };
-    let stream = connected.map_err(|error| {
-        let kind = match error.kind() {
-            ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-            ErrorKind::TimedOut => ErrorType::ConnectTimedout,
-            ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => ErrorType::ConnectNoRoute,
-            _ => ErrorType::ConnectError,
-        };
-        Error::because(kind, format!("connecting to {address}"), error)
-    })?;
+    let stream = connected
+        .map_err(|error| Error::because(failure(&error), format!("connecting to {address}"), error))?;
     stream.set_nodelay(true).or_err(ErrorType::ConnectError, "TCP_NODELAY")?;
-    Ok(stream)
+    // Without buffers: a request goes out in one write, and what is read goes to its place at once.
+    Ok(Box::new(PlainStream::from(stream)))
 }
 
-/// A connection while a request has it.
-#[derive(Debug)]
-struct Conduit {
-    /// There until it is dropped.
-    stream: Option<TcpStream>,
-    address: SocketAddr,
-    conduits: Arc<Conduits>,
-    clock: Clock,
-    /// The header, until the body comes.
-    held: Vec<u8>,
-    /// What is written is still the header.
-    holds: bool,
-    /// What is still to come of the body.
-    body_bytes: usize,
-    /// Pingora would keep it.
-    released: bool,
-    /// Pingora has closed it.
-    closed: bool,
-}
-
-impl Conduit {
-    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
-        self.stream.as_mut().map(Pin::new).ok_or_else(|| ErrorKind::NotConnected.into())
-    }
-
-    /// Writes what is held, and as much of this as goes with it; says how much of this.
-    fn poll_write_held(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        while !self.held.is_empty() {
-            let held = std::mem::take(&mut self.held);
-            let written = self.stream()?.poll_write_vectored(cx, &[IoSlice::new(&held), IoSlice::new(buf)]);
-            self.held = held;
-            let count = ready!(written)?;
-            if count == 0 {
-                return Poll::Ready(Err(ErrorKind::WriteZero.into()));
-            }
-            let more = count.saturating_sub(self.held.len());
-            self.held.drain(..count - more);
-            if more > 0 {
-                // Its room would be kept as long as the answer comes.
-                self.held = Vec::new();
-                return Poll::Ready(Ok(more));
-            }
-        }
-        if buf.is_empty() { Poll::Ready(Ok(0)) } else { self.stream()?.poll_write(cx, buf) }
-    }
-}
-
-impl AsyncRead for Conduit {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        // A read of one byte is Pingora's look at a connection whose answer has come to its end, before it keeps it. It
-        // is told that this one has ended: it is kept here.
-        if buf.remaining() == 1 {
-            self.released = true;
-            return Poll::Ready(Ok(()));
-        }
-        self.stream()?.poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Conduit {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.holds {
-            self.held.extend_from_slice(buf);
-            return Poll::Ready(Ok(buf.len()));
-        }
-        let written = ready!(self.poll_write_held(cx, buf))?;
-        self.body_bytes = self.body_bytes.saturating_sub(written);
-        Poll::Ready(Ok(written))
-    }
-
-    /// The first one is the header's, whose body comes at once: Pingora is given all of it beforehand (`session.rs`).
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if std::mem::take(&mut self.holds) {
-            return Poll::Ready(Ok(()));
-        }
-        ready!(self.poll_write_held(cx, &[]))?;
-        self.stream()?.poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.closed = true;
-        self.stream()?.poll_shutdown(cx)
-    }
-}
-
-impl VirtualSocket for Conduit {
-    /// They are set as it is connected.
-    fn set_socket_option(&self, _: VirtualSockOpt) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for Conduit {
-    fn drop(&mut self) {
-        // The body comes behind the header: with its last byte all has been sent.
-        let is_done = self.released && self.body_bytes == 0 && !self.closed;
-        if let Some(stream) = self.stream.take().filter(|_| is_done) {
-            self.conduits.keep(self.address, stream, self.clock.now());
-        }
+fn failure(error: &io::Error) -> ErrorType {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
+        ErrorKind::TimedOut => ErrorType::ConnectTimedout,
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => ErrorType::ConnectNoRoute,
+        _ => ErrorType::ConnectError,
     }
 }
 

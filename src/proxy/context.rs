@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,16 +16,15 @@ use crate::route::{Fingerprint, Lease, Prompt, Resolved, Server};
 use crate::wire::{BodyKind, Changes, Demand, Endpoint, Protocol, Work};
 
 use super::bodies::BodyShare;
-use super::conduit::Link;
 use super::gateway::Gateway;
+use super::outlet::Outlet;
 use super::quote::Quote;
 use super::refusal::Refusal;
 use super::roster::Member;
-use super::session::Slot;
 use super::settle;
 use super::tap::Tap;
 use super::timing::Timing;
-use super::turned::{Cue, Turned};
+use super::turned::Turned;
 
 pub struct Context {
     pub(super) gateway: Arc<Gateway>,
@@ -34,8 +33,6 @@ pub struct Context {
     pub(super) told: Outcome,
     /// What goes to a server; `None` for what the gateway answers by itself.
     pub(super) job: Option<Box<Job>>,
-    /// Shared with the session wrapper.
-    pub(super) cue: Arc<Cue>,
     pub(super) route: Route,
     /// `None`: nobody is told of it.
     pub(super) trace: Option<Box<Trace>>,
@@ -45,8 +42,8 @@ pub struct Context {
     pub(super) leads: Option<Leader<Refusal>>,
     /// That flight, to the end.
     pub(super) flight: Option<Arc<Flight<Refusal>>>,
-    /// Where the caller's own session is while it is wrapped.
-    pub(super) slot: Slot,
+    /// How its caller is given the answer.
+    pub(super) outlet: Outlet,
     pub(super) guards: Guards,
 }
 
@@ -197,9 +194,8 @@ pub(super) struct Route {
     /// Blocks of the prompt that its server was thought to hold.
     pub(super) thought: usize,
     pub(super) tried: Vec<Arc<Server>>,
-    /// Where this try connects to, and what it knows of a connection that is not Pingora's own.
+    /// Where this try connects to.
     pub(super) address: Option<SocketAddr>,
-    pub(super) link: Arc<Link>,
     /// Addresses of this try's server that could not be connected to, and whether the next one is tried.
     pub(super) addresses_failed: usize,
     pub(super) next_address: bool,
@@ -218,7 +214,7 @@ pub(super) struct Route {
     pub(super) met: Option<Refusal>,
     /// Why there is no further try: the answer that the caller gets.
     pub(super) failure: Option<Refusal>,
-    pub(super) timing: Arc<Timing>,
+    pub(super) timing: Timing,
 }
 
 /// Why the model that was asked for did not answer, and how it is called.
@@ -232,19 +228,12 @@ pub(super) struct Missed {
 /// What must be given back.
 #[derive(Debug, Default)]
 pub(super) struct Guards {
-    /// Shared with the session wrapper: a caller that leaves gives it back, though its answer may go on for others.
-    pub(super) permit: PermitSlot,
+    /// A caller that leaves gives it back, though its answer may go on for others.
+    pub(super) permit: Option<Permit>,
     pub(super) body: Option<BodyShare>,
     pub(super) reservation: Option<Reservation>,
     pub(super) in_flight: Option<InFlight>,
     pub(super) follows: Option<InFlight>,
-}
-
-pub(super) type PermitSlot = Arc<Mutex<Option<Permit>>>;
-
-/// Takes out what is in a slot.
-pub(super) fn vacate(slot: &PermitSlot) -> Option<Permit> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// Counts a request in a gauge while it lasts.
@@ -297,21 +286,14 @@ impl Context {
             },
             told: Outcome::default(),
             job: None,
-            cue: Arc::new(Cue::new(begun)),
             route: Route::default(),
             trace: None,
             tap: None,
             leads: None,
             flight: None,
-            slot: Slot::default(),
+            outlet: Outlet::default(),
             guards: Guards::default(),
         }
-    }
-
-    /// Takes on a job: what Pingora sends from now on.
-    pub(super) fn take_on(&mut self, job: Box<Job>) {
-        self.cue.set_body(job.body.clone());
-        self.job = Some(job);
     }
 
     /// Where its server may hold prompts of other keys, the request finds none there.
@@ -336,7 +318,6 @@ impl Context {
         if let Some(body) = changes.made_to(&job.body) {
             job.body = body.into();
             job.apart = true;
-            self.cue.set_body(job.body.clone());
         }
     }
 
@@ -382,7 +363,7 @@ impl Context {
         }
         self.trace_try_ended(None);
         self.route.lease = None;
-        drop(vacate(&self.guards.permit));
+        self.guards.permit = None;
         self.guards.body = None;
     }
 }

@@ -8,10 +8,10 @@ use crate::cache::Landing;
 use crate::observe::Phase;
 
 use super::context::Context;
-use super::fault;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
 use super::respond;
+use super::{fault, outlet};
 
 /// What is told of an answer that ended before its end.
 pub(super) const BROKE_OFF: Refusal = Refusal::UpstreamError("broke off in the middle of its answer");
@@ -44,7 +44,6 @@ pub(super) fn midway(
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
-    let reused = reused || ctx.route.link.was_used();
     let again = fault::broke_off(gateway, session, ctx, &error, reused);
     error.set_retry(again);
     error
@@ -95,7 +94,7 @@ pub(super) async fn end(
         fault::ended(ctx);
         ctx.route.failure = None;
         ctx.land(Landing::Whole);
-        let _ = session.write_response_body(None, true).await;
+        outlet::finish(session, ctx).await;
         return FailToProxy { error_code: ctx.told.status, can_reuse_downstream: false };
     }
     let failure = ctx.route.failure.get_or_insert(BROKE_OFF).clone();
@@ -112,7 +111,7 @@ pub(super) async fn end(
         .and_then(|tap| tap.last_event(&respond::broken_stream(&failure, ctx.arrival.protocol)))
     {
         ctx.told.bytes_out += event.len() as u64;
-        let _ = session.write_response_body(Some(event), true).await;
+        let _ = outlet::end_with(session, ctx, event).await;
     }
     FailToProxy { error_code: ctx.told.status, can_reuse_downstream: false }
 }

@@ -84,7 +84,7 @@ pub(super) async fn turn(
     made.demand = job.demand;
     made.fallbacks = job.fallbacks;
     made.asked_for = job.asked_for.or_else(|| Some(Box::new(job.resolved)));
-    ctx.take_on(made);
+    ctx.job = Some(made);
     ctx.route.lease = None;
     (ctx.route.tries, ctx.route.broken, ctx.route.met) = (0, 0, None);
     ctx.route.timing.rest();

@@ -73,8 +73,8 @@ fn blame(ctx: &mut Context, why: &str) {
     }
 }
 
-/// Whether another try is made; if not, what the caller is told instead. Pingora's own retry loop comes around either
-/// way: to the next server, to a fallback or to the refuser.
+/// Whether another try is made; if not, what the caller is told instead. The exchange comes around either way: to the
+/// next server, to a fallback or to the refusal.
 fn try_again(gateway: &Gateway, ctx: &mut Context, reason: &str, failure: Refusal) -> bool {
     let Some(job) = &ctx.job else { return false };
     let upstream = &job.resolved.upstream;
@@ -100,7 +100,7 @@ fn try_again(gateway: &Gateway, ctx: &mut Context, reason: &str, failure: Refusa
     true
 }
 
-/// Takes in that a try failed after the request was sent. True: Pingora comes around again.
+/// Takes in that a try failed after the request was sent. True: the exchange comes around again.
 pub(super) fn broke_off(
     gateway: &Gateway,
     session: &Session,
@@ -140,7 +140,7 @@ pub(super) fn broke_off(
         ctx.route.failure = Some(failure);
         return false;
     }
-    if ctx.cue.holds() {
+    if ctx.outlet.holds {
         return held_back(gateway, ctx, error, failure);
     }
     if let Some(lease) = &ctx.route.lease {
@@ -163,7 +163,7 @@ pub(super) fn broke_off(
     try_again(gateway, ctx, "broken", failure)
 }
 
-/// Takes in that an answer which was held back came to nothing. True: Pingora comes around again.
+/// Takes in that an answer which was held back came to nothing. True: the exchange comes around again.
 fn held_back(gateway: &Gateway, ctx: &mut Context, error: &Error, failure: Refusal) -> bool {
     if *error.etype() != UNRENDERED {
         if ctx.route.failure.is_none() {
@@ -179,7 +179,6 @@ fn held_back(gateway: &Gateway, ctx: &mut Context, error: &Error, failure: Refus
     if let Some(job) = &mut ctx.job {
         job.ask_plainly();
         job.keep = job.keep.map(Keep::only);
-        ctx.cue.set_body(job.body.clone());
     }
     gateway.metrics.retried("unrendered");
     ctx.route.met = Some(failure);

@@ -12,7 +12,7 @@ use crate::wire::error_event;
 use super::admit::Verdict;
 use super::ask::{self, Aboard, Again};
 use super::body::Stop;
-use super::context::{Context, vacate};
+use super::context::Context;
 use super::failure::BROKE_OFF;
 use super::gateway::Gateway;
 use super::heading::{Heading, X_ACCEL_BUFFERING};
@@ -158,7 +158,7 @@ async fn end(
     tail: &[u8],
     landing: Landing<Refusal>,
 ) -> Result<()> {
-    drop(vacate(&ctx.guards.permit));
+    ctx.guards.permit = None;
     let failure = match landing {
         Landing::Whole => None,
         Landing::Broken(refusal) => Some(refusal),

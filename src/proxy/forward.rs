@@ -17,13 +17,13 @@ use crate::wire::{BodyKind, Endpoint, HEADERS_PASSED};
 
 use super::ask::Hit;
 use super::body::Stop;
-use super::conduit::{Dial, IDLE_TIME_MAX};
+use super::conduit::IDLE_TIME_MAX;
 use super::context::{Context, InFlight, Job};
+use super::exchange::REFUSED;
 use super::gateway::Gateway;
 use super::heading::X_REQUEST_ID;
 use super::refusal::Refusal;
-use super::refuser;
-use super::{failure, fallback, fault, trace};
+use super::{failure, fallback, fault, outlet, trace};
 
 /// As many as a request to a server may well have; there is room for no more, which is kept as long as its answer.
 const HEADERS: usize = 12;
@@ -71,7 +71,7 @@ async fn choose_fallback(
 async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> Result<(), Stop> {
     fault::refuse_harmful(gateway, ctx)?;
     let Some(job) = &ctx.job else { return Ok(()) };
-    let upstream = &job.resolved.upstream;
+    let upstream = &Arc::clone(&job.resolved.upstream);
     let began = gateway.clock.now();
     upstream.note_request(began);
     let tie = fastrand::usize(..);
@@ -96,7 +96,8 @@ async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> R
         Ok(Entry::Wait(wait)) => {
             held = true;
             let _counted = InFlight::new(&gateway.metrics.queue_requests);
-            Box::pin(queued(session, wait, upstream.spec.queue.wait_max)).await
+            let wait_max = upstream.spec.queue.wait_max;
+            Box::pin(queued(session, ctx, wait, wait_max)).await
         }
         Err(turned) => Ok(Err(turned)),
     };
@@ -123,6 +124,7 @@ async fn enter(gateway: &Gateway, session: &mut Session, ctx: &mut Context) -> R
 /// Waits in the queue, no longer than `wait_max` and than the caller stays.
 async fn queued(
     session: &mut Session,
+    ctx: &mut Context,
     mut wait: Wait,
     wait_max: Duration,
 ) -> Result<Result<Lease, Turned>, Stop> {
@@ -133,10 +135,7 @@ async fn queued(
         tokio::select! {
             biased;
             lease = wait.lease() => return Ok(lease),
-            gone = session.downstream_session.read_body_or_idle(true) => {
-                let gone = gone.err().unwrap_or_else(|| Error::new(ErrorType::ConnectionClosed));
-                return Err(Stop::Left(gone.into_down()));
-            }
+            gone = outlet::watch(session, ctx) => return Err(Stop::Left(gone)),
             () = &mut over => {
                 return Err(Refusal::QueueTimeout { waited: wait_max, retry_after: wait.likely() }.into());
             }
@@ -169,7 +168,7 @@ fn choose_again(ctx: &mut Context) -> Result<(), Refusal> {
     if ctx.route.lease.is_some() { Ok(()) } else { Err(away(upstream)) }
 }
 
-/// Where Pingora connects to: the chosen server, or the refuser once there is no further try.
+/// Where the exchange connects to: the chosen server. The error is [`REFUSED`] once there is no further try.
 pub(super) async fn peer(
     gateway: &Gateway,
     session: &mut Session,
@@ -181,8 +180,7 @@ pub(super) async fn peer(
         // With no server left to try, what the last try met is the truer word.
         ctx.route.failure = choose_again(ctx).err().map(|none| ctx.route.met.take().unwrap_or(none));
     }
-    let begun = ctx.cue.holds();
-    ctx.cue.set_holds(false);
+    let begun = outlet::forget_held(ctx);
     // Who follows an answer that is held back has had a part of it.
     if let Some(failure) = ctx.route.failure.take_if(|_| !begun) {
         match Box::pin(choose_fallback(gateway, session, ctx, failure)).await {
@@ -194,8 +192,8 @@ pub(super) async fn peer(
     if ctx.route.failure.is_none() {
         ctx.keep_apart();
     }
-    if let Some(refusal) = &ctx.route.failure {
-        return Ok(Box::new(refuser::peer(refusal.told().status)));
+    if ctx.route.failure.is_some() {
+        return Error::e_explain(REFUSED, "the caller is told why");
     }
     let (Some(job), Some(lease)) = (&ctx.job, &ctx.route.lease) else {
         return Error::e_explain(ErrorType::InternalError, "no server was chosen");
@@ -219,26 +217,9 @@ pub(super) async fn peer(
     let timeouts = job.resolved.upstream.spec.timeouts;
     let mut peer = gateway.trust.peer(server, address);
     peer.options.write_timeout = timeouts.between_bytes;
-    // The second try is made on a connection of its own: a pool that died idle has died whole.
-    let afresh = ctx.route.broken > 0;
-    if let Some(conduits) = gateway.conduits.as_ref().filter(|_| !server.spec.url.tls) {
-        ctx.route.link = Arc::default();
-        peer.options.custom_l4 = Some(Arc::new(Dial {
-            conduits: Arc::clone(conduits),
-            clock: gateway.clock,
-            connect: timeouts.connect,
-            afresh,
-            body_bytes: ctx.cue.body().len(),
-            link: Arc::clone(&ctx.route.link),
-        }));
-    } else {
-        peer.options.connection_timeout = timeouts.connect;
-        peer.options.total_connection_timeout = timeouts.connect;
-        peer.options.idle_timeout = Some(IDLE_TIME_MAX);
-        if afresh {
-            peer.group_key = fastrand::u64(..);
-        }
-    }
+    peer.options.connection_timeout = timeouts.connect;
+    peer.options.total_connection_timeout = timeouts.connect;
+    peer.options.idle_timeout = Some(IDLE_TIME_MAX);
     Ok(Box::new(peer))
 }
 
@@ -263,7 +244,7 @@ fn unresolved(gateway: &Gateway, ctx: &mut Context, mut error: Box<Error>) -> Bo
 pub(super) fn request(
     gateway: &Gateway,
     session: &Session,
-    ctx: &Context,
+    ctx: &mut Context,
     request: &mut RequestHeader,
 ) -> Result<()> {
     let (Some(job), Some(lease)) = (&ctx.job, &ctx.route.lease) else { return Ok(()) };

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use pingora::Error;
+use pingora::connectors::ConnectorOptions;
+use pingora::server::configuration::ServerConf;
 
 use crate::cache::{Answers, Depot, Flights, Memo, Purges, Store};
 use crate::config::{AccessLog, KeySettings, LogFormat, ModelSettings, Settings};
@@ -55,8 +57,7 @@ pub struct Gateway {
     pub side: Arc<Side>,
     pub trust: Arc<Trust>,
     pub names: Arc<Names>,
-    /// `None`: all connections to servers are Pingora's own.
-    pub conduits: Option<Arc<Conduits>>,
+    pub conduits: Arc<Conduits>,
     pub purges: Arc<Purges>,
     pub(super) flights: Arc<Flights<Refusal>>,
     pub(super) felled: Arc<Felled>,
@@ -72,9 +73,11 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Fails where the access log or the usage store cannot be opened, with the reason. `roots`: the file of those
-    /// that `https` servers are verified by; `None`: the system's.
-    pub fn new(settings: Settings, roots: Option<String>) -> Result<Self, String> {
+    /// Fails where the access log or the usage store cannot be opened, with the reason. `conf`: how servers are
+    /// connected to, and the file of the roots that `https` ones are verified by.
+    pub fn new(settings: Settings, conf: &ServerConf) -> Result<Self, String> {
+        let roots = conf.ca_file.clone();
+        let connections = ConnectorOptions::from_server_conf(conf);
         let clock = Clock::start();
         let roster = settings.keys.as_deref().map(|keys| roster(&settings, keys, None, &clock));
         let fleet = Fleet::new(settings.upstreams.clone(), rules(&settings));
@@ -97,7 +100,7 @@ impl Gateway {
             side: Arc::new(Side::new(roots.clone())),
             trust: Arc::new(trust),
             names: Arc::new(Names::new(settings.hosts.clone())),
-            conduits: settings.server.idle_max.map(|max| Arc::new(Conduits::new(max))),
+            conduits: Arc::new(Conduits::new(connections, settings.server.idle_max)),
             store: Arc::new(Store::new(settings.cache)),
             depot: sharing.as_ref().map(|sharing| Arc::new(sharing.depot())),
             exchange: sharing.as_ref().map(|sharing| Arc::new(sharing.exchange())),
@@ -159,7 +162,7 @@ impl Gateway {
             side: Arc::clone(&self.side),
             trust: Arc::clone(&self.trust),
             names: Arc::clone(&self.names),
-            conduits: self.conduits.clone(),
+            conduits: Arc::clone(&self.conduits),
             purges: Arc::clone(&self.purges),
             flights: Arc::clone(&self.flights),
             felled: Arc::clone(&self.felled),

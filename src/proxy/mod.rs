@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `early_request_filter` | `arrival`: what the head says |
 //! | `request_filter` | `admit`: may it, and is it answered already; `respond`: no, or a hit |
-//! | `proxy_upstream_filter`, `upstream_peer`, `upstream_request_filter` | `forward`, `fallback`: where to, as what |
+//! | `proxy_upstream_filter` | `exchange`: there and back, through the hooks that follow |
+//! | `upstream_peer`, `upstream_request_filter` | `forward`, `fallback`: where to, as what |
 //! | `response_filter`, `response_body_filter` | `respond::mark`, `tap`: marked, watched, recorded |
 //! | `fail_to_connect`, `error_while_proxy`, `fail_to_proxy` | `fault`, `failure`: another try, or a clean end |
 //! | `logging` | `settle`: counted and written |
@@ -21,6 +22,7 @@ mod cors;
 mod cost;
 mod current;
 mod estate;
+mod exchange;
 mod failure;
 mod fallback;
 mod fault;
@@ -30,15 +32,14 @@ mod gateway;
 mod heading;
 mod lane;
 mod names;
+mod outlet;
 pub(crate) mod own;
 mod passing;
 mod quote;
 mod refusal;
-mod refuser;
 mod replicas;
 pub(crate) mod respond;
 mod roster;
-mod session;
 mod settle;
 mod sharing;
 pub(crate) mod side;
@@ -122,7 +123,7 @@ impl ProxyHttp for Proxy {
         }
         match verdict {
             Ok(Verdict::Forward(job)) => {
-                ctx.take_on(job);
+                ctx.job = Some(job);
                 return Ok(false);
             }
             Ok(Verdict::Hit(hit)) => respond::hit(&gateway, session, ctx, hit).await?,
@@ -137,15 +138,8 @@ impl ProxyHttp for Proxy {
 
     async fn proxy_upstream_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<bool> {
         let gateway = Arc::clone(&ctx.gateway);
-        if ctx.job.is_some() {
-            session::wrap(session, &gateway, ctx);
-        }
-        let chosen = forward::choose(&gateway, session, ctx).await;
-        if !matches!(chosen, Ok(None)) {
-            session::unwrap(session, &ctx.slot);
-        }
-        match chosen {
-            Ok(None) => Ok(true),
+        match forward::choose(&gateway, session, ctx).await {
+            Ok(None) => exchange::exchange(self, session, ctx).await.map(|()| false),
             Ok(Some(hit)) => Box::pin(respond::hit(&gateway, session, ctx, hit)).await.map(|()| false),
             Err(Stop::Refused(refusal)) => {
                 Box::pin(respond::refuse(&gateway, session, ctx, refusal)).await?;
@@ -165,7 +159,7 @@ impl ProxyHttp for Proxy {
         request: &mut RequestHeader,
         ctx: &mut Self::CTX,
     ) -> Result<()> {
-        forward::request(&ctx.gateway, session, ctx, request)
+        forward::request(&Arc::clone(&ctx.gateway), session, ctx, request)
     }
 
     async fn upstream_response_filter(
@@ -176,7 +170,7 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let gateway = Arc::clone(&ctx.gateway);
         forward::refuse_upgrade(answer.status)?;
-        if ctx.route.failure.is_some() || answer.status.is_informational() {
+        if answer.status.is_informational() {
             return Ok(());
         }
         if let Some(job) = &ctx.job {
@@ -220,19 +214,13 @@ impl ProxyHttp for Proxy {
         ctx: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         let gateway = Arc::clone(&ctx.gateway);
-        if ctx.route.failure.is_some() {
-            if body.is_some() {
-                *body = respond::replaced_body(ctx);
-            }
-        } else {
-            passing::pass(&gateway, ctx, body, end_of_stream)?;
-        }
+        passing::pass(&gateway, ctx, body, end_of_stream)?;
         if let Some(body) = body {
             ctx.told.hears(body);
             ctx.told.bytes_out += body.len() as u64;
         }
         if end_of_stream {
-            if !ctx.told.failed && (ctx.route.failure.is_none() || ctx.told.refusal.is_some()) {
+            if !ctx.told.failed && ctx.route.failure.is_none() {
                 ctx.complete();
             }
             let now = gateway.clock.now();
@@ -265,13 +253,11 @@ impl ProxyHttp for Proxy {
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Self::CTX) -> FailToProxy {
         let gateway = Arc::clone(&ctx.gateway);
-        session::unwrap(session, &ctx.slot);
         failure::end(&gateway, session, ctx, error).await
     }
 
-    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
+    async fn logging(&self, _session: &mut Session, _error: Option<&Error>, ctx: &mut Self::CTX) {
         let gateway = Arc::clone(&ctx.gateway);
-        session::unwrap(session, &ctx.slot);
         settle::count(&gateway, ctx);
         settle::write(&gateway, ctx);
     }
@@ -291,18 +277,14 @@ impl ProxyHttp for Proxy {
     }
 }
 
-/// Takes in the header of an answer, a server's or the refuser's, and makes it the gateway's own.
+/// Takes in the header of a server's answer, and makes it the gateway's own.
 fn answered(gateway: &Gateway, session: &Session, ctx: &mut Context, answer: &mut Heading) -> Result<()> {
     respond::unmark(answer);
-    if ctx.route.failure.is_some() {
-        respond::replace(gateway, ctx, answer)?;
-    } else {
-        ctx.told.status = answer.status.as_u16();
-        frame(session, answer)?;
-        if ctx.tap.as_ref().is_some_and(Tap::gathers) {
-            answer.set(&header::CONTENT_TYPE, Form::Plain.content_type())?;
-            ctx.cue.set_holds(true);
-        }
+    ctx.told.status = answer.status.as_u16();
+    frame(session, answer)?;
+    if ctx.tap.as_ref().is_some_and(Tap::gathers) {
+        answer.set(&header::CONTENT_TYPE, Form::Plain.content_type())?;
+        ctx.outlet.holds = true;
     }
     if is_bodiless(answer) {
         // No body filter will see its end.

@@ -22,7 +22,7 @@ pub(super) fn pass(
 ) -> Result<()> {
     let Some(tap) = &mut ctx.tap else { return Ok(()) };
     let gathers = tap.gathers();
-    // Most events need no clock: whoever writes them notes when they came (`session.rs`).
+    // Most events need no clock: whoever writes them notes when they came (`outlet.rs`).
     let now = LazyCell::new(|| gateway.clock.now());
     let begun = ctx.arrival.begun;
     let took = || now.saturating_sub(begun);

@@ -62,27 +62,6 @@ pub(super) async fn refuse(
     Ok(())
 }
 
-/// Puts a refusal in the place of the refuser's answer, header first.
-pub(super) fn replace(gateway: &Gateway, ctx: &mut Context, answer: &mut Heading) -> Result<()> {
-    let Some(refusal) = ctx.route.failure.clone() else { return Ok(()) };
-    let told = refusal.told();
-    let body = told.body(ctx.arrival.protocol);
-    answer.status = told.status;
-    answer.set(&header::CONTENT_TYPE, JSON)?;
-    answer.set(&header::CONTENT_LENGTH, body.len())?;
-    tell(answer, &refusal, &told)?;
-    tell_elapsed(gateway, ctx, answer)?;
-    ctx.told.first_byte = Some(gateway.clock.now().saturating_sub(ctx.arrival.begun));
-    note(gateway, ctx, refusal, told.status);
-    Ok(())
-}
-
-/// The body that belongs to [`replace`].
-pub(super) fn replaced_body(ctx: &Context) -> Option<Bytes> {
-    let refusal = ctx.told.refusal.as_ref()?;
-    Some(Bytes::from(refusal.told().body(ctx.arrival.protocol)))
-}
-
 fn note(gateway: &Gateway, ctx: &mut Context, refusal: Refusal, status: StatusCode) {
     ctx.land(Landing::Broken(refusal.clone()));
     if let Some(limit) = refusal.limit() {

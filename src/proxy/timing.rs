@@ -1,6 +1,5 @@
-//! The timeouts of an answer that is awaited: first byte, between bytes, total. That of a connection is Pingora's.
+//! The timeouts of an answer that is awaited: first byte, between bytes, total. That of a connection is `conduit`'s.
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::route::Timeouts;
@@ -36,10 +35,9 @@ impl Late {
     }
 }
 
-/// When the current try was sent and when its last byte came. Shared by the hooks, which note, and the session
-/// wrapper, which waits.
+/// When the current try was sent and when its last byte came.
 #[derive(Debug, Default)]
-pub(super) struct Timing(Mutex<Option<Progress>>);
+pub(super) struct Timing(Option<Progress>);
 
 #[derive(Debug, Clone, Copy)]
 struct Progress {
@@ -49,34 +47,30 @@ struct Progress {
 }
 
 impl Timing {
-    pub(super) fn sent(&self, timeouts: Timeouts, now: Duration) {
-        *self.lock() = Some(Progress { timeouts, sent: now, last_byte: None });
+    pub(super) fn sent(&mut self, timeouts: Timeouts, now: Duration) {
+        self.0 = Some(Progress { timeouts, sent: now, last_byte: None });
     }
 
     /// Nothing is awaited until it is sent again.
-    pub(super) fn rest(&self) {
-        *self.lock() = None;
+    pub(super) fn rest(&mut self) {
+        self.0 = None;
     }
 
-    pub(super) fn byte(&self, now: Duration) {
-        if let Some(progress) = self.lock().as_mut() {
+    pub(super) fn byte(&mut self, now: Duration) {
+        if let Some(progress) = &mut self.0 {
             progress.last_byte = Some(now);
         }
     }
 
     /// The next moment at which the answer is late, and for what; `None`: never, as things are.
     pub(super) fn due(&self) -> Option<(Duration, Late)> {
-        let Progress { timeouts, sent, last_byte } = (*self.lock())?;
+        let Progress { timeouts, sent, last_byte } = self.0?;
         let waiting = match last_byte {
             None => timeouts.first_byte.map(|bound| (sent + bound, Late::FirstByte)),
             Some(last) => timeouts.between_bytes.map(|bound| (last + bound, Late::BetweenBytes)),
         };
         let total = timeouts.total.map(|bound| (sent + bound, Late::Total));
         [waiting, total].into_iter().flatten().min_by_key(|(at, _)| *at)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Progress>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -87,7 +81,7 @@ mod tests {
     #[test]
     fn the_nearest_bound_counts() {
         let seconds = |n| Some(Duration::from_secs(n));
-        let timing = Timing::default();
+        let mut timing = Timing::default();
         assert_eq!(timing.due(), None);
         let all =
             Timeouts { connect: None, first_byte: seconds(5), between_bytes: seconds(2), total: seconds(10) };

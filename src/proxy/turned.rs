@@ -2,17 +2,12 @@
 //! from that. llama-server notices at once that the caller of a stream has left, of a plain answer late or never
 //! (docs/FLEET.md has what was measured).
 //!
-//! The answer's header is held back until the answer is whole (`session`), so that a failure on the way has its status.
+//! The answer's header is held back until the answer is whole (`outlet`), so that a failure on the way has its status.
 //! What cannot be rendered is asked for again, plainly.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header;
-use pingora::http::ResponseHeader;
-use pingora::protocols::http::HttpTask;
 use pingora::{Error, ErrorType, Result};
 
 use crate::cache::render::render;
@@ -21,7 +16,6 @@ use crate::route::Resolved;
 use crate::wire::{Demand, Endpoint, Work};
 
 use super::ask::note_rendering;
-use super::clock::Clock;
 use super::context::{Context, Job, Keep};
 use super::gateway::Gateway;
 use super::understood::{Understood, with_usage};
@@ -114,68 +108,4 @@ pub(super) fn rendered(gateway: &Gateway, ctx: &Context) -> Result<Bytes> {
         },
         Ok,
     )
-}
-
-/// What the filters of a request tell the wrapper of its session.
-#[derive(Debug)]
-pub(super) struct Cue {
-    begun: Duration,
-    body: Mutex<Bytes>,
-    holds: AtomicBool,
-}
-
-impl Cue {
-    pub(super) fn new(begun: Duration) -> Self {
-        Self { begun, body: Mutex::default(), holds: AtomicBool::new(false) }
-    }
-
-    /// What goes to the server.
-    pub(super) fn body(&self) -> Bytes {
-        self.body.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn set_body(&self, body: Bytes) {
-        *self.body.lock().unwrap_or_else(PoisonError::into_inner) = body;
-    }
-
-    /// Whether the answer's header waits for its body.
-    pub(super) fn holds(&self) -> bool {
-        self.holds.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_holds(&self, holds: bool) {
-        self.holds.store(holds, Ordering::Relaxed);
-    }
-
-    /// Takes back what is not to go out yet. `held`: the header that waits.
-    pub(super) fn hold(
-        &self,
-        tasks: Vec<HttpTask>,
-        held: &mut Option<Box<ResponseHeader>>,
-        clock: Clock,
-    ) -> Result<Vec<HttpTask>> {
-        if !self.holds() {
-            *held = None;
-            return Ok(tasks);
-        }
-        let mut out = Vec::with_capacity(tasks.len() + 1);
-        for task in tasks {
-            match task {
-                HttpTask::Header(header, false) => *held = Some(header),
-                HttpTask::Body(Some(body), end) if !body.is_empty() => {
-                    if let Some(mut header) = held.take() {
-                        header.remove_header(&header::TRANSFER_ENCODING);
-                        header.insert_header(header::CONTENT_LENGTH, body.len())?;
-                        let elapsed = crate::observe::milliseconds(clock.now().saturating_sub(self.begun));
-                        header.insert_header("x-elapsed-ms", format!("{elapsed:.3}"))?;
-                        out.push(HttpTask::Header(header, false));
-                    }
-                    out.push(HttpTask::Body(Some(body), end));
-                }
-                HttpTask::Body(_, false) => {}
-                last => out.push(last),
-            }
-        }
-        Ok(out)
-    }
 }

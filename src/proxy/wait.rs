@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use pingora::protocols::http::server::Session as HttpSession;
 use pingora::{Error, ErrorType, Result};
 use tokio::time::{Sleep, timeout};
@@ -39,7 +38,7 @@ pub(super) fn poll_write(
 
 /// Waits until a caller that is further behind than it may be has all that is queued for it. One that reads has it at
 /// once; one that does not keeps its followers for so long, once.
-pub(super) async fn catch_up((inner, lane): (&mut HttpSession, &mut Option<Lane>)) -> Result<()> {
+pub(super) async fn catch_up(inner: &mut HttpSession, lane: &mut Option<Lane>) -> Result<()> {
     match timeout(CATCH_UP_TIME_MAX, poll_fn(|cx| poll_write(inner, lane, cx))).await {
         Ok(written) => written,
         Err(_) => Error::e_explain(ErrorType::WriteTimedout, "the caller is too far behind"),
@@ -47,18 +46,20 @@ pub(super) async fn catch_up((inner, lane): (&mut HttpSession, &mut Option<Lane>
 }
 
 /// Waits for the caller to leave, and writes meanwhile what is queued for it.
-pub(super) async fn watch(inner: &mut HttpSession, lane: &mut Option<Lane>) -> Result<Option<Bytes>> {
+pub(super) async fn left(inner: &mut HttpSession, lane: &mut Option<Lane>) -> Box<Error> {
     poll_fn(|cx| {
-        let read = match lane {
-            Some(lane) => lane.poll_left(cx).map(Err),
-            None => std::pin::pin!(inner.read_body_or_idle(true)).poll(cx),
+        let left = match lane {
+            Some(lane) => lane.poll_left(cx),
+            None => std::pin::pin!(inner.read_body_or_idle(true))
+                .poll(cx)
+                .map(|read| read.err().unwrap_or_else(|| Error::new(ErrorType::ConnectionClosed))),
         };
-        if read.is_ready() {
-            return read;
+        if left.is_ready() {
+            return left;
         }
         let behind = lane.as_ref().is_some_and(Lane::is_behind) || inner.has_pending_downstream_proxy_tasks();
         if behind && let Poll::Ready(Err(error)) = poll_write(inner, lane, cx) {
-            return Poll::Ready(Err(error));
+            return Poll::Ready(error);
         }
         Poll::Pending
     })

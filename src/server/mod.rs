@@ -53,10 +53,6 @@ pub use self::handover::request::{Upgraded, upgrade};
 pub use self::pid::running;
 pub use self::reload::Origin;
 
-/// Tries that Pingora makes for one request at most: those of the gateway have bounds of their own (`route/retry.rs`),
-/// by the file in force, and must not meet this one.
-const TRIES_MAX: usize = 1 << 20;
-
 /// How the process was started.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Launch {
@@ -98,7 +94,7 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
         );
     }
 
-    let gateway = Arc::new(Current::new(Gateway::new(settings, conf.ca_file.clone())?));
+    let gateway = Arc::new(Current::new(Gateway::new(settings, &conf)?));
     let listeners = Arc::new(Listeners::new(&gateway.load().settings)?);
     listeners.take(&gateway.load());
     let daemon_waits = conf.daemon && conf.daemon_wait_for_ready;
@@ -190,7 +186,6 @@ fn pingora_conf(settings: &Settings, launch: Launch) -> Result<ServerConf, Strin
     }
     conf.grace_period_seconds = Some(server.grace_period.as_secs());
     conf.ca_file = trust::roots(&settings.upstreams, conf.ca_file.take())?;
-    conf.max_retries = conf.max_retries.max(TRIES_MAX);
     conf.daemon = (conf.daemon || launch.daemon) && !launch.in_place;
     Ok(conf)
 }

@@ -25,9 +25,7 @@ impl BackgroundService for Ticker {
                 _ = ticks.tick() => {
                     let gateway = self.0.load();
                     view::tick(&gateway);
-                    if let Some(conduits) = &gateway.conduits {
-                        conduits.sweep(gateway.clock.now());
-                    }
+                    gateway.conduits.sweep(gateway.clock.now());
                 }
                 _ = shutdown.changed() => return,
             }

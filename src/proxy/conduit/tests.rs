@@ -1,41 +1,35 @@
-//! Connections that carry requests, come back, and die.
+//! Connections that come back, wait and die.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::*;
 
-const HEADER: &[u8] = b"POST / HTTP/1.1\r\ncontent-length: 4\r\n\r\n";
-const BODY: &[u8] = b"body";
+const NOW: Duration = Duration::from_secs(100);
 
 struct Stand {
-    conduits: Arc<Conduits>,
-    clock: Clock,
+    conduits: Conduits,
     listener: TcpListener,
+    peer: HttpPeer,
 }
 
 impl Stand {
-    async fn new() -> Self {
+    async fn new(max: Option<usize>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        Self { conduits: Arc::new(Conduits::new(9)), clock: Clock::start(), listener }
+        let peer = HttpPeer::new(listener.local_addr().expect("an address"), false, String::new());
+        Self { conduits: Conduits::new(ConnectorOptions::new(9), max), listener, peer }
     }
 
-    async fn dials(&self, afresh: bool) -> (Stream, Arc<Link>) {
-        let (conduits, link) = (Arc::clone(&self.conduits), Arc::new(Link::default()));
-        let dial = Dial {
-            conduits,
-            clock: self.clock,
-            connect: None,
-            afresh,
-            body_bytes: 4,
-            link: Arc::clone(&link),
-        };
-        let address = self.listener.local_addr().expect("an address");
-        (dial.connect(&address.into()).await.expect("it listens"), link)
+    async fn line(&self, afresh: bool) -> Line {
+        self.conduits.line(&self.peer, afresh, NOW).await.expect("it listens")
     }
 
-    async fn answers(&self) -> TcpStream {
+    async fn server(&self) -> TcpStream {
         self.listener.accept().await.expect("a connection").0
+    }
+
+    fn keeps(&self, stream: Stream) {
+        self.conduits.keep(&self.peer, stream, NOW);
     }
 
     fn idle(&self) -> usize {
@@ -43,114 +37,82 @@ impl Stand {
     }
 }
 
-async fn asks(stream: &mut Stream) {
-    for part in [HEADER, BODY] {
-        stream.write_all(part).await.expect("it is taken");
-        stream.flush().await.expect("it is taken");
-    }
-}
-
-/// As Pingora does once an answer has come to its end.
-async fn release(mut stream: Stream) {
-    assert_eq!(stream.read(&mut [0]).await.expect("an end"), 0, "Pingora does not keep it");
-}
-
 #[tokio::test]
-async fn a_request_comes_in_one_piece_and_its_connection_carries_the_next() {
-    let stand = Stand::new().await;
-    let (mut stream, mut link) = stand.dials(false).await;
-    let mut server = stand.answers().await;
-    let mut read = [0; 100];
-    for turn in 0..3 {
-        assert_eq!((link.was_used(), stand.idle()), (turn > 0, 0));
-        asks(&mut stream).await;
-        // What is sent at once is read at once, between two sockets of one machine.
-        let count = server.read(&mut read).await.expect("it comes");
-        assert_eq!(&read[..count], [HEADER, BODY].concat());
-        server.write_all(b"yes").await.expect("it is taken");
-        stream.read_exact(&mut read[..3]).await.expect("it comes");
-        release(stream).await;
-        assert_eq!(stand.idle(), 1);
-        (stream, link) = stand.dials(false).await;
-    }
-}
-
-#[tokio::test]
-async fn what_is_not_done_with_is_closed() {
-    let stand = Stand::new().await;
-    for way in ["without an answer", "without its body", "with half of it", "after it was closed"] {
-        let (mut stream, _) = stand.dials(false).await;
-        let mut server = stand.answers().await;
-        match way {
-            "without its body" => stream.write_all(HEADER).await.expect("it is taken"),
-            "with half of it" => {
-                stream.write_all(HEADER).await.expect("it is taken");
-                stream.flush().await.expect("it is held");
-                stream.write_all(&BODY[..2]).await.expect("it is taken");
-            }
-            _ => asks(&mut stream).await,
+async fn a_connection_that_comes_back_is_used_again() {
+    for max in [Some(9), None] {
+        let stand = Stand::new(max).await;
+        let mut line = stand.line(false).await;
+        let mut server = stand.server().await;
+        let mut read = [0; 3];
+        for turn in 0..3 {
+            assert_eq!((line.was_used, stand.idle()), (turn > 0, 0), "{max:?}");
+            line.stream.write_all(b"ask").await.expect("it is taken");
+            server.read_exact(&mut read).await.expect("it comes");
+            stand.keeps(line.stream);
+            assert_eq!(stand.idle(), usize::from(max.is_some()));
+            line = stand.line(false).await;
         }
-        if way == "after it was closed" {
-            stream.shutdown().await.expect("it closes");
-        }
-        match way {
-            "without an answer" => drop(stream),
-            _ => release(stream).await,
-        }
-        assert_eq!(stand.idle(), 0, "{way}");
-        let mut all = Vec::new();
-        server.read_to_end(&mut all).await.expect("it ends");
     }
 }
 
 #[tokio::test]
-async fn a_header_without_its_body_goes_out_when_it_is_flushed_again() {
-    let stand = Stand::new().await;
-    let (mut stream, _) = stand.dials(false).await;
-    let mut server = stand.answers().await;
-    stream.write_all(HEADER).await.expect("it is taken");
-    for _ in 0..2 {
-        stream.flush().await.expect("it is taken");
-    }
-    let mut read = [0; 100];
-    let count = server.read(&mut read).await.expect("it comes");
-    assert_eq!(&read[..count], HEADER);
+async fn no_more_of_them_wait_than_may() {
+    let stand = Stand::new(Some(1)).await;
+    let (one, other) = (stand.line(false).await, stand.line(false).await);
+    let (_one, mut server) = (stand.server().await, stand.server().await);
+    stand.keeps(one.stream);
+    stand.keeps(other.stream);
+    assert_eq!(stand.idle(), 1);
+    assert_eq!(server.read(&mut [0]).await.expect("it ends"), 0, "the other is closed");
 }
 
 #[tokio::test]
-async fn a_connection_that_a_server_closed_is_not_used_again() {
-    let stand = Stand::new().await;
-    let address = stand.listener.local_addr().expect("an address");
-    for sweeps in [false, true] {
-        let (mut stream, _) = stand.dials(false).await;
-        asks(&mut stream).await;
-        let server = stand.answers().await;
-        release(stream).await;
-        assert_eq!(stand.idle(), 1);
-        let idle = stand.conduits.take(address, stand.clock.now()).expect("it is open");
-        drop(server);
-        idle.readable().await.expect("its end comes");
-        stand.conduits.keep(address, idle, stand.clock.now());
-        if sweeps {
-            stand.conduits.sweep(stand.clock.now());
+async fn a_connection_that_a_server_closed_or_spoke_on_is_not_used_again() {
+    for (speaks, sweeps) in [(false, false), (false, true), (true, false), (true, true)] {
+        let stand = Stand::new(Some(9)).await;
+        let mut line = stand.line(false).await;
+        let mut server = stand.server().await;
+        if speaks {
+            server.write_all(b"unasked").await.expect("it is taken");
         } else {
-            assert!(stand.conduits.take(address, stand.clock.now()).is_none());
+            drop(server);
         }
-        assert_eq!(stand.idle(), 0);
+        // Once there is something to read, or an end.
+        let _ = line.stream.read(&mut [0]).await;
+        stand.keeps(line.stream);
+        assert_eq!(stand.idle(), 1);
+        if sweeps {
+            stand.conduits.sweep(NOW);
+        } else {
+            assert!(!stand.line(false).await.was_used);
+        }
+        assert_eq!(stand.idle(), 0, "{speaks} {sweeps}");
     }
 }
 
 #[tokio::test]
 async fn connections_wait_for_seconds_and_some_requests_want_none_that_waited() {
-    let stand = Stand::new().await;
-    let (mut stream, _) = stand.dials(false).await;
-    let _server = stand.answers().await;
-    asks(&mut stream).await;
-    release(stream).await;
-    let (stream, link) = stand.dials(true).await;
-    let _other = stand.answers().await;
-    assert!(!link.was_used() && stand.idle() == 1);
-    drop(stream);
-    stand.conduits.sweep(stand.clock.now() + IDLE_TIME_MAX);
-    assert_eq!(stand.idle(), 0);
+    for max in [Some(9), None] {
+        let stand = Stand::new(max).await;
+        let line = stand.line(false).await;
+        let _server = stand.server().await;
+        stand.keeps(line.stream);
+        let line = stand.line(true).await;
+        assert!(!line.was_used, "{max:?}");
+        assert_eq!(stand.idle(), usize::from(max.is_some()));
+        stand.conduits.sweep(NOW + IDLE_TIME_MAX);
+        assert_eq!(stand.idle(), 0);
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_answer_in_time_is_told_from_who_is_not_there() {
+    let stand = Stand::new(Some(9)).await;
+    let mut peer = stand.peer.clone();
+    drop(stand.listener);
+    let refused = stand.conduits.line(&peer, false, NOW).await.err().expect("nobody listens");
+    assert_eq!(*refused.etype(), ErrorType::ConnectRefused);
+    peer.options.connection_timeout = Some(Duration::ZERO);
+    let late = stand.conduits.line(&peer, false, NOW).await.err().expect("no time");
+    assert!(matches!(late.etype(), ErrorType::ConnectTimedout | ErrorType::ConnectRefused), "{late}");
 }

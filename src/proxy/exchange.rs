@@ -1,0 +1,200 @@
+//! A request's way to a server and its answer's way back, as often as the hooks ask for another try.
+//!
+//! This is what Pingora's own loop does between `upstream_peer` and the answer's last byte, and calls the same hooks in
+//! the same order. Pingora 0.9.1 has what comes from the server and what goes to the caller pass through a channel
+//! between two halves, gives a body that was read ahead back only up to 64 KiB, has one timeout for all that a server
+//! sends, ends an answer with its first caller, and closes a caller's connection where no server could be reached.
+//! Connections, HTTP/1.1 to the server and whatever the caller speaks are Pingora's, here as there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf;
+use futures_util::FutureExt;
+use http::{Method, Version};
+use pingora::http::RequestHeader;
+use pingora::protocols::Stream;
+use pingora::protocols::http::HttpTask;
+use pingora::protocols::http::v1::client::{HttpSession as Server, http_req_header_to_wire};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType, OrErr, Result};
+use pingora_proxy::{ProxyHttp, Session};
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+
+use super::Proxy;
+use super::conduit::Line;
+use super::context::Context;
+use super::gateway::Gateway;
+use super::{outlet, respond};
+
+/// How many pieces of an answer that are there at once are passed on at once.
+const BATCH: usize = 4;
+
+/// How long the end of an answer is waited for that has come.
+const LAST_CHUNK_TIME_MAX: Duration = Duration::from_millis(100);
+
+/// The error of a request that no server is asked for any more: `Route::failure` says why.
+pub(super) const REFUSED: ErrorType = ErrorType::Custom("no further try");
+
+pub(super) async fn exchange(proxy: &Proxy, session: &mut Session, ctx: &mut Box<Context>) -> Result<()> {
+    loop {
+        match attempt(proxy, session, ctx).await {
+            Err(error) if *error.etype() == REFUSED => {
+                let gateway = Arc::clone(&ctx.gateway);
+                let Some(refusal) = ctx.route.failure.clone() else { return Err(error) };
+                return Box::pin(respond::refuse(&gateway, session, ctx, refusal)).await;
+            }
+            Err(error) if error.retry() => {}
+            ended => return ended,
+        }
+    }
+}
+
+/// One try.
+async fn attempt(proxy: &Proxy, session: &mut Session, ctx: &mut Box<Context>) -> Result<()> {
+    let peer = proxy.upstream_peer(session, ctx).await?;
+    let (conduits, now) = (Arc::clone(&ctx.gateway.conduits), ctx.gateway.clock.now());
+    // The second try is made on a connection of its own: a pool that died idle has died whole.
+    let Line { stream, was_used } = match conduits.line(&peer, ctx.route.broken > 0, now).await {
+        Ok(line) => line,
+        Err(error) => return Err(proxy.fail_to_connect(session, &peer, ctx, error.into_up()).into_up()),
+    };
+    let passed = match send(proxy, session, ctx, &peer, stream).await {
+        Ok(server) => pass(proxy, session, ctx, &peer, server).await,
+        Err(error) => Err(error),
+    };
+    passed.map_err(|error| proxy.error_while_proxy(&peer, session, error, ctx, was_used))
+}
+
+/// A server that has the request, or as much of it as it took.
+struct Asked {
+    server: Server,
+    /// Why it has not all of it. It may have answered nevertheless.
+    unsent: Option<Box<Error>>,
+}
+
+async fn send(
+    proxy: &Proxy,
+    session: &mut Session,
+    ctx: &mut Box<Context>,
+    peer: &HttpPeer,
+    mut stream: Stream,
+) -> Result<Asked> {
+    let mut request = RequestHeader::build_no_case(Method::POST, b"/", None)?;
+    proxy.upstream_request_filter(session, &mut request, ctx).await?;
+    let head = http_req_header_to_wire(&request)
+        .ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "a request that cannot be written"))?;
+    let body = ctx.job.as_ref().map(|job| job.body.clone()).unwrap_or_default();
+    let written = tokio::select! {
+        biased;
+        written = write(&mut stream, head.chain(body), peer.options.write_timeout) => written,
+        gone = outlet::watch(session, ctx) => return Err(gone),
+    };
+    let unsent = written.err().map(Error::into_up);
+    match unsent {
+        Some(late) if *late.etype() == ErrorType::WriteTimedout => Err(late),
+        unsent => Ok(Asked { server: Server::new(stream), unsent }),
+    }
+}
+
+/// Writes a request in as few writes as the server takes. `silence_max`: how long it may take nothing.
+async fn write(stream: &mut Stream, mut request: impl Buf, silence_max: Option<Duration>) -> Result<()> {
+    while request.has_remaining() {
+        let mut write = std::pin::pin!(stream.write_buf(&mut request));
+        let written = match (write.as_mut().now_or_never(), silence_max) {
+            (Some(written), _) => written,
+            (None, None) => write.await,
+            (None, Some(silence_max)) => match timeout(silence_max, write).await {
+                Ok(written) => written,
+                Err(_) => return Error::e_explain(ErrorType::WriteTimedout, "writing the request"),
+            },
+        };
+        if written.or_err(ErrorType::WriteError, "writing the request")? == 0 {
+            return Error::e_explain(ErrorType::WriteError, "the server takes nothing");
+        }
+    }
+    stream.flush().await.or_err(ErrorType::WriteError, "writing the request")
+}
+
+/// Passes the answer on, piece by piece as it comes.
+async fn pass(
+    proxy: &Proxy,
+    session: &mut Session,
+    ctx: &mut Box<Context>,
+    peer: &HttpPeer,
+    asked: Asked,
+) -> Result<()> {
+    let Asked { mut server, mut unsent } = asked;
+    let is_sent = unsent.is_none();
+    loop {
+        let first = tokio::select! {
+            biased;
+            task = server.read_response_task() => task,
+            gone = outlet::watch(session, ctx) => return Err(gone),
+        };
+        let mut tasks = Vec::with_capacity(BATCH);
+        let mut broken = None;
+        let mut next = Some(first);
+        while let Some(task) = next {
+            match task {
+                Ok(task) => tasks.push(filter(proxy, session, ctx, task).await?),
+                Err(error) => broken = Some(unsent.take().unwrap_or(error).into_up()),
+            }
+            let ends = broken.is_some() || tasks.last().is_some_and(HttpTask::is_end);
+            next = match ends || tasks.len() == BATCH {
+                true => None,
+                false => server.read_response_task().now_or_never(),
+            };
+        }
+        if !tasks.is_empty() {
+            let is_over = tasks.last().is_some_and(HttpTask::is_end);
+            let ended = outlet::write(session, ctx, tasks).await?;
+            if broken.is_none() && (is_over || ended) {
+                break;
+            }
+        }
+        if let Some(error) = broken {
+            return Err(error);
+        }
+    }
+    outlet::finish(session, ctx).await;
+    if is_sent {
+        keep(&ctx.gateway, peer, server).await;
+    }
+    Ok(())
+}
+
+/// Keeps the connection for another request, if its server does.
+async fn keep(gateway: &Gateway, peer: &HttpPeer, mut server: Server) {
+    if !server.is_body_done() {
+        // The caller has all that it was told would come. Of an answer in chunks, the last one says no more than that.
+        let _ = timeout(LAST_CHUNK_TIME_MAX, server.read_response_task()).await;
+    }
+    server.respect_keepalive();
+    if let Some(stream) = server.reuse().await {
+        gateway.conduits.keep(peer, stream, gateway.clock.now());
+    }
+}
+
+/// Has the hooks see a piece of the answer, and change it.
+async fn filter(
+    proxy: &Proxy,
+    session: &mut Session,
+    ctx: &mut Box<Context>,
+    task: HttpTask,
+) -> Result<HttpTask> {
+    Ok(match task {
+        HttpTask::Header(mut header, ends) => {
+            proxy.upstream_response_filter(session, &mut header, ctx).await?;
+            header.set_version(Version::HTTP_11);
+            proxy.response_filter(session, &mut header, ctx).await?;
+            HttpTask::Header(header, ends)
+        }
+        HttpTask::Body(mut body, ends) => {
+            proxy.response_body_filter(session, &mut body, ends, ctx)?;
+            HttpTask::Body(body, ends)
+        }
+        task => task,
+    })
+}
