@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use lz4_flex::block;
 
 /// Of so much a piece is made.
-const PIECE_BYTES: usize = 8 << 10;
+const PIECE_BYTES: usize = 4 << 10;
 
 /// For a short answer there is less room at first.
 const ROOM_BYTES_LEAST: usize = 512;

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -19,18 +19,23 @@ use pingora::upstreams::peer::{HttpPeer, Peer};
 use pingora::{Error, ErrorType, OrErr, Result};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 use tokio::time::timeout;
+
+use super::trust;
 
 /// llama-server closes an idle connection after 5.01 s (measured, b11434) and says so in a header that Pingora's pool
 /// does not read.
-pub(super) const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
+const IDLE_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// The ways to all servers.
 pub struct Conduits {
     idle: Mutex<Idle>,
     /// Of idle connections in plain text, those beyond are closed. `None`: they are Pingora's too.
     max: Option<usize>,
-    pingora: TransportConnector,
+    options: ConnectorOptions,
+    /// Once it is needed: it reads the roots of TLS, half a MiB.
+    pingora: OnceLock<TransportConnector>,
 }
 
 #[derive(Default)]
@@ -53,7 +58,8 @@ impl Resting {
 
 /// A server that says something unasked, or that closes, is of no use. No system call but where it did.
 fn is_quiet(stream: &mut Stream) -> bool {
-    stream.read(&mut [0]).now_or_never().is_none()
+    // Out of tokio's turn: else it would be quiet for whoever has used up its own.
+    unconstrained(stream.read(&mut [0])).now_or_never().is_none()
 }
 
 /// A connection for one try, and whether it has carried a request before: then it may have died while it waited.
@@ -65,15 +71,15 @@ pub(super) struct Line {
 impl Conduits {
     /// `max`: how many connections in plain text may wait; `None`: those are Pingora's too.
     pub fn new(options: ConnectorOptions, max: Option<usize>) -> Self {
-        Self { idle: Mutex::default(), max, pingora: TransportConnector::new(Some(options)) }
+        Self { idle: Mutex::default(), max, options, pingora: OnceLock::new() }
     }
 
     /// Comes to a connection. `afresh`: not to one that waits, since those may all have died.
     pub(super) async fn line(&self, peer: &HttpPeer, afresh: bool, now: Duration) -> Result<Line> {
         let Some(address) = self.own(peer) else {
             let (stream, was_used) = match afresh {
-                true => (Box::pin(self.pingora.new_stream(peer)).await?, false),
-                false => Box::pin(self.pingora.get_stream(peer)).await?,
+                true => (Box::pin(self.pingora().new_stream(peer)).await?, false),
+                false => Box::pin(self.pingora().get_stream(peer)).await?,
             };
             return Ok(Line { stream, was_used });
         };
@@ -91,8 +97,12 @@ impl Conduits {
     pub(super) fn keep(&self, peer: &HttpPeer, stream: Stream, now: Duration) {
         match self.own(peer) {
             Some(address) => self.rest(address, stream, now),
-            None => self.pingora.release_stream(stream, peer.reuse_hash(), Some(IDLE_TIME_MAX)),
+            None => self.pingora().release_stream(stream, peer.reuse_hash(), Some(IDLE_TIME_MAX)),
         }
+    }
+
+    fn pingora(&self) -> &TransportConnector {
+        self.pingora.get_or_init(|| trust::connector(self.options.clone()))
     }
 
     /// Where connections to this peer wait here.

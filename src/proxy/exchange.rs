@@ -1,11 +1,13 @@
 //! A request's way to a server and its answer's way back, as often as the hooks ask for another try.
 //!
-//! This is what Pingora's own loop does between `upstream_peer` and the answer's last byte, and calls the same hooks in
-//! the same order. Pingora 0.9.1 has what comes from the server and what goes to the caller pass through a channel
+//! This is what Pingora's own loop does between `upstream_peer` and the answer's last byte, and calls those of its hooks
+//! that the gateway has, in the same order. Pingora 0.9.1 has what comes from the server and what goes to the caller pass through a channel
 //! between two halves, gives a body that was read ahead back only up to 64 KiB, has one timeout for all that a server
 //! sends, ends an answer with its first caller, and closes a caller's connection where no server could be reached.
 //! Connections, HTTP/1.1 to the server and whatever the caller speaks are Pingora's, here as there.
 
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +27,6 @@ use tokio::time::timeout;
 use super::Proxy;
 use super::conduit::Line;
 use super::context::Context;
-use super::gateway::Gateway;
 use super::{outlet, respond};
 
 /// How many pieces of an answer that are there at once are passed on at once.
@@ -37,16 +38,18 @@ const LAST_CHUNK_TIME_MAX: Duration = Duration::from_millis(100);
 /// The error of a request that no server is asked for any more: `Route::failure` says why.
 pub(super) const REFUSED: ErrorType = ErrorType::Custom("no further try");
 
+/// Ends with all that its caller is to have, or with the error that [`super::failure::end`] puts an end to.
 pub(super) async fn exchange(proxy: &Proxy, session: &mut Session, ctx: &mut Box<Context>) -> Result<()> {
     loop {
         match attempt(proxy, session, ctx).await {
-            Err(error) if *error.etype() == REFUSED => {
+            Ok(()) => return outlet::finish(session, ctx).await,
+            Err(error) if *error.etype() == REFUSED && !ctx.outlet.is_hidden() => {
                 let gateway = Arc::clone(&ctx.gateway);
                 let Some(refusal) = ctx.route.failure.clone() else { return Err(error) };
                 return Box::pin(respond::refuse(&gateway, session, ctx, refusal)).await;
             }
             Err(error) if error.retry() => {}
-            ended => return ended,
+            Err(error) => return Err(error),
         }
     }
 }
@@ -56,12 +59,18 @@ async fn attempt(proxy: &Proxy, session: &mut Session, ctx: &mut Box<Context>) -
     let peer = proxy.upstream_peer(session, ctx).await?;
     let (conduits, now) = (Arc::clone(&ctx.gateway.conduits), ctx.gateway.clock.now());
     // The second try is made on a connection of its own: a pool that died idle has died whole.
-    let Line { stream, was_used } = match conduits.line(&peer, ctx.route.broken > 0, now).await {
+    let afresh = ctx.route.broken > 0;
+    let line = tokio::select! {
+        biased;
+        line = conduits.line(&peer, afresh, now) => line,
+        gone = outlet::watch(session, ctx) => return Err(proxy.error_while_proxy(&peer, session, gone, ctx, false)),
+    };
+    let Line { stream, was_used } = match line {
         Ok(line) => line,
         Err(error) => return Err(proxy.fail_to_connect(session, &peer, ctx, error.into_up()).into_up()),
     };
     let passed = match send(proxy, session, ctx, &peer, stream).await {
-        Ok(server) => pass(proxy, session, ctx, &peer, server).await,
+        Ok(asked) => pass(proxy, session, ctx, &peer, asked).await,
         Err(error) => Err(error),
     };
     passed.map_err(|error| proxy.error_while_proxy(&peer, session, error, ctx, was_used))
@@ -72,6 +81,8 @@ struct Asked {
     server: Server,
     /// Why it has not all of it. It may have answered nevertheless.
     unsent: Option<Box<Error>>,
+    /// What it had answered by then, if it took nothing for too long.
+    answered: Option<Result<HttpTask>>,
 }
 
 async fn send(
@@ -92,29 +103,39 @@ async fn send(
         gone = outlet::watch(session, ctx) => return Err(gone),
     };
     let unsent = written.err().map(Error::into_up);
-    match unsent {
-        Some(late) if *late.etype() == ErrorType::WriteTimedout => Err(late),
-        unsent => Ok(Asked { server: Server::new(stream), unsent }),
+    let mut server = Server::new(stream);
+    let answered = match &unsent {
+        Some(late) if *late.etype() == ErrorType::WriteTimedout => server.read_response_task().now_or_never(),
+        _ => return Ok(Asked { server, unsent, answered: None }),
+    };
+    match (answered, unsent) {
+        (None, Some(late)) => Err(late),
+        (answered, unsent) => Ok(Asked { server, unsent, answered }),
     }
 }
 
-/// Writes a request in as few writes as the server takes. `silence_max`: how long it may take nothing.
+/// Writes a request in as few writes as the server takes. `silence_max`: for how long it may take nothing.
 async fn write(stream: &mut Stream, mut request: impl Buf, silence_max: Option<Duration>) -> Result<()> {
     while request.has_remaining() {
-        let mut write = std::pin::pin!(stream.write_buf(&mut request));
-        let written = match (write.as_mut().now_or_never(), silence_max) {
-            (Some(written), _) => written,
-            (None, None) => write.await,
-            (None, Some(silence_max)) => match timeout(silence_max, write).await {
-                Ok(written) => written,
-                Err(_) => return Error::e_explain(ErrorType::WriteTimedout, "writing the request"),
-            },
-        };
-        if written.or_err(ErrorType::WriteError, "writing the request")? == 0 {
+        if within(silence_max, stream.write_buf(&mut request)).await? == 0 {
             return Error::e_explain(ErrorType::WriteError, "the server takes nothing");
         }
     }
-    stream.flush().await.or_err(ErrorType::WriteError, "writing the request")
+    within(silence_max, stream.flush()).await
+}
+
+/// Most writes take no time, and no timer.
+async fn within<T>(time_max: Option<Duration>, written: impl Future<Output = io::Result<T>>) -> Result<T> {
+    let mut written = pin!(written);
+    let written = match (written.as_mut().now_or_never(), time_max) {
+        (Some(written), _) => written,
+        (None, None) => written.await,
+        (None, Some(time_max)) => match timeout(time_max, written).await {
+            Ok(written) => written,
+            Err(_) => return Error::e_explain(ErrorType::WriteTimedout, "writing the request"),
+        },
+    };
+    written.or_err(ErrorType::WriteError, "writing the request")
 }
 
 /// Passes the answer on, piece by piece as it comes.
@@ -125,56 +146,49 @@ async fn pass(
     peer: &HttpPeer,
     asked: Asked,
 ) -> Result<()> {
-    let Asked { mut server, mut unsent } = asked;
+    let Asked { mut server, mut unsent, mut answered } = asked;
     let is_sent = unsent.is_none();
-    loop {
-        let first = tokio::select! {
-            biased;
-            task = server.read_response_task() => task,
-            gone = outlet::watch(session, ctx) => return Err(gone),
-        };
+    let mut is_over = false;
+    while !is_over {
+        let mut next = answered.take();
+        if next.is_none() {
+            next = tokio::select! {
+                biased;
+                task = server.read_response_task() => Some(task),
+                gone = outlet::watch(session, ctx) => return Err(gone),
+            };
+        }
         let mut tasks = Vec::with_capacity(BATCH);
         let mut broken = None;
-        let mut next = Some(first);
         while let Some(task) = next {
             match task {
                 Ok(task) => tasks.push(filter(proxy, session, ctx, task).await?),
                 Err(error) => broken = Some(unsent.take().unwrap_or(error).into_up()),
             }
-            let ends = broken.is_some() || tasks.last().is_some_and(HttpTask::is_end);
-            next = match ends || tasks.len() == BATCH {
+            is_over = tasks.last().is_some_and(HttpTask::is_end);
+            next = match is_over || broken.is_some() || tasks.len() == BATCH {
                 true => None,
                 false => server.read_response_task().now_or_never(),
             };
         }
-        if !tasks.is_empty() {
-            let is_over = tasks.last().is_some_and(HttpTask::is_end);
-            let ended = outlet::write(session, ctx, tasks).await?;
-            if broken.is_none() && (is_over || ended) {
-                break;
-            }
-        }
+        let is_told = outlet::write(session, ctx, tasks).await?;
         if let Some(error) = broken {
             return Err(error);
         }
-    }
-    outlet::finish(session, ctx).await;
-    if is_sent {
-        keep(&ctx.gateway, peer, server).await;
-    }
-    Ok(())
-}
-
-/// Keeps the connection for another request, if its server does.
-async fn keep(gateway: &Gateway, peer: &HttpPeer, mut server: Server) {
-    if !server.is_body_done() {
-        // The caller has all that it was told would come. Of an answer in chunks, the last one says no more than that.
-        let _ = timeout(LAST_CHUNK_TIME_MAX, server.read_response_task()).await;
+        if is_told && !is_over {
+            // The caller has all that it was told would come: of an answer in chunks, the last says no more than that.
+            let last = timeout(LAST_CHUNK_TIME_MAX, server.read_response_task()).await;
+            let last = last.ok().and_then(Result::ok).filter(HttpTask::is_end);
+            filter(proxy, session, ctx, last.unwrap_or(HttpTask::Body(None, true))).await?;
+            is_over = true;
+        }
     }
     server.respect_keepalive();
-    if let Some(stream) = server.reuse().await {
+    if let Some(stream) = server.reuse().await.filter(|_| is_sent) {
+        let gateway = &ctx.gateway;
         gateway.conduits.keep(peer, stream, gateway.clock.now());
     }
+    Ok(())
 }
 
 /// Has the hooks see a piece of the answer, and change it.

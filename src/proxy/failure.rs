@@ -94,7 +94,7 @@ pub(super) async fn end(
         fault::ended(ctx);
         ctx.route.failure = None;
         ctx.land(Landing::Whole);
-        outlet::finish(session, ctx).await;
+        let _ = outlet::finish(session, ctx).await;
         return FailToProxy { error_code: ctx.told.status, can_reuse_downstream: false };
     }
     let failure = ctx.route.failure.get_or_insert(BROKE_OFF).clone();

@@ -108,7 +108,9 @@ pub(super) fn broke_off(
     error: &Error,
     reused: bool,
 ) -> bool {
-    let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
+    // A caller that is gone is written nothing, and those who follow have had it all the same.
+    let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational())
+        || ctx.outlet.is_hidden() && ctx.tap.is_some();
     let ended = ctx.told.complete || ctx.tap.as_ref().is_some_and(|tap| tap.is_whole());
     ctx.trace_try_ended(Some(failed_of(error)).filter(|_| !ended));
     if let Some(late) = late(error) {

@@ -17,7 +17,6 @@ use crate::wire::{BodyKind, Endpoint, HEADERS_PASSED};
 
 use super::ask::Hit;
 use super::body::Stop;
-use super::conduit::IDLE_TIME_MAX;
 use super::context::{Context, InFlight, Job};
 use super::exchange::REFUSED;
 use super::gateway::Gateway;
@@ -25,7 +24,7 @@ use super::heading::X_REQUEST_ID;
 use super::refusal::Refusal;
 use super::{failure, fallback, fault, outlet, trace};
 
-/// As many as a request to a server may well have; there is room for no more, which is kept as long as its answer.
+/// As many as a request to a server may well have.
 const HEADERS: usize = 12;
 
 /// The error of a server that does not accept the gateway's own key.
@@ -219,7 +218,6 @@ pub(super) async fn peer(
     peer.options.write_timeout = timeouts.between_bytes;
     peer.options.connection_timeout = timeouts.connect;
     peer.options.total_connection_timeout = timeouts.connect;
-    peer.options.idle_timeout = Some(IDLE_TIME_MAX);
     Ok(Box::new(peer))
 }
 

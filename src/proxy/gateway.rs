@@ -77,8 +77,10 @@ impl Gateway {
     /// connected to, and the file of the roots that `https` ones are verified by.
     pub fn new(settings: Settings, conf: &ServerConf) -> Result<Self, String> {
         let roots = conf.ca_file.clone();
-        let connections = ConnectorOptions::from_server_conf(conf);
+        check_roots(&settings.upstreams, roots.as_deref())?;
         let clock = Clock::start();
+        let connections = ConnectorOptions::from_server_conf(conf);
+        let conduits = Arc::new(Conduits::new(connections, settings.server.idle_max));
         let roster = settings.keys.as_deref().map(|keys| roster(&settings, keys, None, &clock));
         let fleet = Fleet::new(settings.upstreams.clone(), rules(&settings));
         let trust = Trust::default();
@@ -97,10 +99,10 @@ impl Gateway {
             roster: roster.map(ArcSwap::from_pointee),
             gate: gate(&settings, None, clock.now()),
             ledger: Arc::new(ledger),
-            side: Arc::new(Side::new(roots.clone())),
+            side: Arc::new(Side::new(Arc::clone(&conduits), clock)),
             trust: Arc::new(trust),
             names: Arc::new(Names::new(settings.hosts.clone())),
-            conduits: Arc::new(Conduits::new(connections, settings.server.idle_max)),
+            conduits,
             store: Arc::new(Store::new(settings.cache)),
             depot: sharing.as_ref().map(|sharing| Arc::new(sharing.depot())),
             exchange: sharing.as_ref().map(|sharing| Arc::new(sharing.exchange())),

@@ -63,7 +63,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
-use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::cache::{Form, Landing, Leader};
 use crate::wire::Own;
@@ -270,10 +270,6 @@ impl ProxyHttp for Proxy {
     /// Without the query, which may hold what is nobody's business.
     fn request_summary(&self, _session: &Session, ctx: &Self::CTX) -> String {
         format!("{} {}, request {}", ctx.arrival.method, ctx.arrival.path, ctx.arrival.request_id)
-    }
-
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Self::CTX, _: &Error, _: ProxyWarnLogContext) -> bool {
-        true
     }
 }
 

@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
+use futures_util::FutureExt;
 use http::header;
 use pingora::http::ResponseHeader;
 use pingora::protocols::http::HttpTask;
@@ -31,6 +32,13 @@ pub(super) struct Outlet {
     /// The answer's header waits for its body.
     pub(super) holds: bool,
     held: Option<Box<ResponseHeader>>,
+}
+
+impl Outlet {
+    /// Whether the caller is gone, and its answer goes on for others.
+    pub(super) fn is_hidden(&self) -> bool {
+        self.hidden
+    }
 }
 
 /// Waits until the answer must not go on: its caller left and nobody else wants it, or it is late.
@@ -80,7 +88,7 @@ pub(super) async fn write(session: &mut Session, ctx: &mut Context, tasks: Vec<H
     }
     let ends = tasks.iter().any(HttpTask::is_end);
     let written = match tasks.is_empty() || ctx.outlet.hidden {
-        true => Ok(ends),
+        true => still_wanted(session, ctx).map(|()| ends),
         false => give(session, ctx, tasks).await,
     };
     let ended = match written {
@@ -93,9 +101,22 @@ pub(super) async fn write(session: &mut Session, ctx: &mut Context, tasks: Vec<H
     ctx.route.timing.byte(now);
     match ctx.route.timing.due() {
         // A server that never pauses leaves no time to wait for this.
-        Some((due, late)) if due <= now && !ends => Error::e_explain(late_error(late), late.what()),
+        Some((due, late)) if due <= now && !ends => {
+            Err(Error::explain(late_error(late), late.what()).into_up())
+        }
         _ => Ok(ended),
     }
+}
+
+/// Whether somebody waits for an answer of which nothing is written now. A server that never pauses leaves no time to
+/// [`watch`].
+fn still_wanted(session: &mut HttpSession, ctx: &mut Context) -> Result<()> {
+    let gone = match ctx.outlet.hidden {
+        true if ctx.flight.as_ref().is_some_and(|flight| flight.followers() > 0) => None,
+        true => Some(Error::explain(ErrorType::ConnectionClosed, "the last follower left")),
+        false => left(session, &mut ctx.outlet.lane).now_or_never(),
+    };
+    gone.map_or(Ok(()), Err)
 }
 
 /// Writes at the caller's pace, or, where others follow, at theirs: what the caller does not take at once is queued, up
@@ -174,14 +195,12 @@ pub(super) fn forget_held(ctx: &mut Context) -> bool {
     std::mem::take(&mut ctx.outlet.holds)
 }
 
-/// Ends an answer that is whole. A caller that left at the end is no error worth a line.
-pub(super) async fn finish(session: &mut Session, ctx: &mut Context) {
+/// Ends an answer that is whole. An error: its caller did not take the end, or has been gone for long.
+pub(super) async fn finish(session: &mut Session, ctx: &mut Context) -> Result<()> {
     if ctx.outlet.hidden {
-        return;
+        return Err(Error::explain(ErrorType::ConnectionClosed, "the answer went on for others").into_down());
     }
-    if end(&mut session.downstream_session, ctx, None).await.is_err() {
-        session.downstream_session.set_keepalive(None);
-    }
+    end(&mut session.downstream_session, ctx, None).await.map_err(Error::into_down)
 }
 
 /// Ends an answer that is not, with what is still to be said of that.

@@ -1,11 +1,10 @@
 //! What the gateway itself asks a server, beside its callers' requests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, header};
-use pingora::connectors::ConnectorOptions;
-use pingora::connectors::http::v1::Connector;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::v1::client::HttpSession;
 use pingora::upstreams::peer::HttpPeer;
@@ -14,6 +13,8 @@ use tokio::time::timeout;
 
 use crate::route::Server;
 
+use super::clock::Clock;
+use super::conduit::{Conduits, Line};
 use super::trust::{Trust, is_distrust};
 
 /// One address of a server is not waited for any longer, where there is another.
@@ -22,14 +23,11 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 /// A larger answer is not read.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// Idle connections that are kept for further questions, to all servers.
-const POOLED_MAX: usize = 64;
-
-/// As long as requests' own are kept: llama-server closes an idle one after 5 s.
-const POOLED_TIME_MAX: Duration = Duration::from_secs(4);
-
-/// Its own connections to servers.
-pub struct Side(Connector);
+/// What it asks by.
+pub struct Side {
+    conduits: Arc<Conduits>,
+    clock: Clock,
+}
 
 /// Whether a connection serves more than one question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +39,8 @@ pub enum Connection {
 }
 
 impl Side {
-    /// `roots`: the file of those that servers are verified by; `None`: the system's.
-    pub fn new(roots: Option<String>) -> Self {
-        let mut options = ConnectorOptions::new(POOLED_MAX);
-        options.ca_file = roots;
-        Self(Connector::new(Some(options)))
+    pub fn new(conduits: Arc<Conduits>, clock: Clock) -> Self {
+        Self { conduits, clock }
     }
 
     /// One request: a GET, or a POST of JSON. The whole takes no longer than `within`.
@@ -91,12 +86,8 @@ impl Side {
             let mut peer = trust.peer(server, address);
             peer.options.connection_timeout = Some(CONNECT_TIME_MAX);
             peer.options.total_connection_timeout = Some(CONNECT_TIME_MAX);
-            peer.options.idle_timeout = Some(POOLED_TIME_MAX);
-            if connection == Connection::Fresh {
-                peer.group_key = fastrand::u64(1..);
-            }
-            match self.0.get_http_session(&peer).await {
-                Ok((session, is_used)) => return Ok((session, peer, is_used)),
+            match self.conduits.line(&peer, connection == Connection::Fresh, self.clock.now()).await {
+                Ok(Line { stream, was_used }) => return Ok((HttpSession::new(stream), peer, was_used)),
                 Err(error) if left <= 1 || is_distrust(&error) => return Err(error),
                 Err(_) => server.address_failed(address),
             }
@@ -141,7 +132,10 @@ impl Side {
             }
         }
         if connection == Connection::Kept {
-            self.0.release_http_session(session, &peer, Some(POOLED_TIME_MAX)).await;
+            session.respect_keepalive();
+            if let Some(stream) = session.reuse().await {
+                self.conduits.keep(&peer, stream, self.clock.now());
+            }
         }
         Ok((status, answer.freeze()))
     }

@@ -74,7 +74,7 @@ pub(super) struct Keepsake {
     pub(super) answer: Answer,
 }
 
-/// Whether the server says where its answer ends. Ask before Pingora adds a frame of its own.
+/// Whether the server says where its answer ends. Ask before the answer is given a frame (`mod.rs`).
 pub(super) fn is_framed(answer: &ResponseHeader) -> bool {
     answer.headers.contains_key(header::CONTENT_LENGTH)
         || answer.headers.contains_key(header::TRANSFER_ENCODING)

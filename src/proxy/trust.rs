@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::protocols::tls::CaType;
 use pingora::tls::{RootCertStore, load_ca_file_into_store, load_platform_certs_incl_env_into_store};
 use pingora::upstreams::peer::HttpPeer;
@@ -17,8 +18,8 @@ use pingora::{Error, ErrorType};
 
 use crate::route::{CaBundle, Server, ServerSpec, UpstreamSpec};
 
-/// The roots of a gateway that needs none.
-const NOBODY: &str = "/dev/null";
+/// The file of roots of those who need none.
+pub(crate) const NOBODY: &str = "/dev/null";
 
 /// The bundles of all servers that are there, as Pingora wants them, by where each stands in memory: two files may be
 /// in force for a while, and one bundle may be read again with other certificates in it.
@@ -80,46 +81,41 @@ fn servers(upstreams: &[UpstreamSpec]) -> impl Iterator<Item = &ServerSpec> {
     upstreams.iter().flat_map(|upstream| &upstream.servers)
 }
 
-/// The file of roots that Pingora's connectors are made with (`None`: the system's), where `named` is the file's own.
-/// They are read here first, since Pingora panics over roots that it cannot read; where no server needs any, there need
-/// be none.
-pub(crate) fn roots(upstreams: &[UpstreamSpec], named: Option<String>) -> Result<Option<String>, String> {
-    let needs_them = needs_roots(upstreams);
+/// Whether the roots can be read that servers of this file are verified by. `named`: the file of them; `None`: the
+/// system's. Where no server needs any, there need be none.
+pub(crate) fn check_roots(upstreams: &[UpstreamSpec], named: Option<&str>) -> Result<(), String> {
+    let Some(server) = servers(upstreams).find(|server| server.url.tls && server.ca.is_none()) else {
+        return Ok(());
+    };
+    read_roots(named).map_err(|why| {
+        let whose = named.unwrap_or("the system");
+        format!(
+            "server `{}` is verified by the roots of {whose}, and {why}; name a bundle as its `ca`",
+            server.name
+        )
+    })
+}
+
+fn read_roots(named: Option<&str>) -> Result<(), String> {
     let mut store = RootCertStore::empty();
-    let read = match &named {
+    let read = match named {
         Some(file) => load_ca_file_into_store(file, &mut store),
         None => load_platform_certs_incl_env_into_store(&mut store),
     };
-    let whose = named.as_deref().unwrap_or("the system");
-    let why = match read {
-        Err(error) => format!("they cannot be read ({error})"),
-        Ok(()) if store.is_empty() => "there are none".to_owned(),
-        Ok(()) => return Ok(named),
-    };
-    match needs_them {
-        None => Ok(Some(NOBODY.to_owned())),
-        Some(server) => Err(format!(
-            "server `{}` is verified by the roots of {whose}, and {why}; name a bundle as its `ca`",
-            server.name
-        )),
+    match read {
+        Err(error) => Err(format!("they cannot be read ({error})")),
+        Ok(()) if store.is_empty() => Err("there are none".to_owned()),
+        Ok(()) => Ok(()),
     }
 }
 
-/// The first server that is verified by the roots.
-fn needs_roots(upstreams: &[UpstreamSpec]) -> Option<&ServerSpec> {
-    servers(upstreams).find(|server| server.url.tls && server.ca.is_none())
-}
-
-/// Whether a process that was started with these roots can verify the servers of another file.
-pub(crate) fn check_roots(upstreams: &[UpstreamSpec], roots: Option<&str>) -> Result<(), String> {
-    match needs_roots(upstreams).filter(|_| roots == Some(NOBODY)) {
-        None => Ok(()),
-        Some(server) => Err(format!(
-            "server `{}` is verified by the system's roots, and there were none to read when the gateway started; \
-             name a bundle as its `ca`, or restart it",
-            server.name
-        )),
+/// Pingora's way to servers. Pingora panics over roots that it cannot read: then this one knows none, and servers that
+/// bring a bundle along are reached all the same.
+pub(super) fn connector(mut options: ConnectorOptions) -> TransportConnector {
+    if read_roots(options.ca_file.as_deref()).is_err() {
+        options.ca_file = Some(NOBODY.to_owned());
     }
+    TransportConnector::new(Some(options))
 }
 
 /// Whether a connection came about, but no TLS on it: the certificate is not trusted, or nobody speaks TLS there.

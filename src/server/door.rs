@@ -31,8 +31,7 @@ use super::tls::{Listeners, Shown};
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
-/// A head and a body that is not large. What is read into more room goes there without this buffer; Pingora's own would
-/// be 64 KiB for each connection.
+/// Under TLS, whose records are read piece by piece. Pingora's own would be 64 KiB for each connection.
 const READ_BUFFER_BYTES: usize = 16 << 10;
 
 /// An answer goes out with its header in one piece, a replayed stream of some kilobytes too; into Pingora's 1460 bytes
@@ -58,10 +57,12 @@ impl Doors {
 
     /// Opens a listener of a service, and says so: whom it is for, and at which path.
     pub(super) fn open<A>(&self, service: &mut Service<A>, address: SocketAddr, whom: &str, path: &str) {
+        let is_tls = self.listeners.shown_at(address).is_some();
+        // In plain text `Watched` reads ahead, without a buffer that stays.
+        let read = if is_tls { READ_BUFFER_BYTES } else { 0 };
         let listener = ListenerConfig::tcp(address.to_string()).tcp_socket_options(socket_options());
-        service
-            .add_listener(listener.l4_buffer(L4BufferSettings::new(READ_BUFFER_BYTES, WRITE_BUFFER_BYTES)));
-        let scheme = if self.listeners.shown_at(address).is_some() { "https" } else { "http" };
+        service.add_listener(listener.l4_buffer(L4BufferSettings::new(read, WRITE_BUFFER_BYTES)));
+        let scheme = if is_tls { "https" } else { "http" };
         log::info!("{whom}{scheme}://{address}{path}");
     }
 

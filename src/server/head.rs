@@ -3,14 +3,20 @@
 //!
 //! Pingora bounds each read and not their sum, so that one byte a second would hold a connection for ever. The bytes
 //! are watched on their way for the end of what is awaited; a timer is only made where that does not come at once.
+//!
+//! What comes is read as far as there is room on the stack, since Pingora reads a head into 4 KiB and a body that came
+//! with it would cost another system call. A buffer of the connection's own would be held, and cleared at its start,
+//! for as long as an answer takes.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::{Buf, Bytes};
 use memchr::memchr;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::{SslDigest, TlsRef};
@@ -24,6 +30,9 @@ use tokio::time::{Sleep, sleep, timeout};
 
 /// The length of the preface that a caller of HTTP/2 begins with (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
+
+/// A head and a body that is not large. What is read into as much room goes there at once.
+const AHEAD_BYTES: usize = 16 << 10;
 
 /// Whoever reads nothing any more is not waited for to take the last bytes.
 const SHUTDOWN_TIME_MAX: Duration = Duration::from_secs(5);
@@ -77,6 +86,8 @@ impl Awaited {
 #[derive(Debug)]
 pub(super) struct Watched {
     inner: Stream,
+    /// What was read beyond what was asked for.
+    ahead: Bytes,
     awaited: Awaited,
     time_max: Duration,
     /// There once the time runs and there was nothing to read.
@@ -109,8 +120,9 @@ impl Watched {
         last_word: fn() -> Vec<u8>,
     ) -> (Box<Self>, Arc<Notify>) {
         let given_up = Arc::new(Notify::new());
+        let (ahead, timer) = (Bytes::new(), None);
         let watched =
-            Self { inner, awaited, time_max, timer: None, given_up: Arc::clone(&given_up), last_word };
+            Self { inner, ahead, awaited, time_max, timer, given_up: Arc::clone(&given_up), last_word };
         (Box::new(watched), given_up)
     }
 
@@ -121,6 +133,30 @@ impl Watched {
         watched.awaited = Awaited::Head;
         watched.timer = None;
         watched
+    }
+
+    /// Reads what is there, and keeps what there is no room for.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.has_remaining() {
+            let now = self.ahead.split_to(self.ahead.len().min(buf.remaining()));
+            buf.put_slice(&now);
+            if self.ahead.is_empty() {
+                // Its room would be kept as long as the answer takes.
+                self.ahead = Bytes::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        // One byte is Pingora's look whether the caller is still there.
+        if buf.remaining() >= AHEAD_BYTES || buf.remaining() == 1 {
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
+        }
+        let mut room = [const { MaybeUninit::uninit() }; AHEAD_BYTES];
+        let mut read = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut read))?;
+        let (now, later) = read.filled().split_at(read.filled().len().min(buf.remaining()));
+        buf.put_slice(now);
+        self.ahead = Bytes::copy_from_slice(later);
+        Poll::Ready(Ok(()))
     }
 
     /// Says the last word, as far as it is taken at once. Nothing is read from here on.
@@ -137,7 +173,7 @@ impl AsyncRead for Watched {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        let read = Pin::new(&mut this.inner).poll_read(cx, buf);
+        let read = this.poll_fill(cx, buf);
         if this.awaited == Awaited::Nothing {
             return read;
         }
@@ -255,6 +291,10 @@ impl Peek for Watched {
 
 #[cfg(test)]
 mod tests {
+    use pingora::protocols::l4::stream::Stream as PlainStream;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
 
     #[test]
@@ -278,6 +318,30 @@ mod tests {
             let bytewise = text.bytes().fold(Awaited::Head, |awaited, byte| awaited.after(&[byte]));
             assert_eq!(bytewise, expected, "{text:?} byte by byte");
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_comes_in_its_order() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut caller =
+            TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it listens");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let (mut watched, _) =
+            Watched::for_heads(Box::new(PlainStream::from(stream)), SHUTDOWN_TIME_MAX, Vec::new);
+        let body = (0..40_000_u32).map(|number| number as u8);
+        let sent: Vec<u8> = b"POST / HTTP/1.1\r\n\r\n".iter().copied().chain(body).collect();
+        caller.write_all(&sent).await.expect("it is taken");
+        drop(caller);
+        let mut read = Vec::new();
+        for room in [4096, 1, 7, AHEAD_BYTES, 100, AHEAD_BYTES - 1, 1].into_iter().cycle() {
+            let mut buffer = vec![0; room];
+            let count = watched.read(&mut buffer).await.expect("it comes");
+            read.extend_from_slice(&buffer[..count]);
+            if count == 0 {
+                break;
+            }
+        }
+        assert!(read == sent, "{} of {} bytes", read.len(), sent.len());
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     }
 
     let gateway = Arc::new(Current::new(Gateway::new(settings, &conf)?));
+    // Pingora's own connector is not used (`proxy/conduit.rs`), and would read them too.
+    conf.ca_file = Some(trust::NOBODY.to_owned());
     let listeners = Arc::new(Listeners::new(&gateway.load().settings)?);
     listeners.take(&gateway.load());
     let daemon_waits = conf.daemon && conf.daemon_wait_for_ready;
@@ -185,7 +187,6 @@ fn pingora_conf(settings: &Settings, launch: Launch) -> Result<ServerConf, Strin
         conf.work_stealing = false;
     }
     conf.grace_period_seconds = Some(server.grace_period.as_secs());
-    conf.ca_file = trust::roots(&settings.upstreams, conf.ca_file.take())?;
     conf.daemon = (conf.daemon || launch.daemon) && !launch.in_place;
     Ok(conf)
 }

@@ -58,4 +58,5 @@ mod tls;
 mod http2;
 mod bad_days;
 mod docs;
+mod exchange;
 mod regression;
