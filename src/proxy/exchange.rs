@@ -1,10 +1,11 @@
 //! A request's way to a server and its answer's way back, as often as the hooks ask for another try.
 //!
-//! This is what Pingora's own loop does between `upstream_peer` and the answer's last byte, and calls those of its hooks
-//! that the gateway has, in the same order. Pingora 0.9.1 has what comes from the server and what goes to the caller pass through a channel
-//! between two halves, gives a body that was read ahead back only up to 64 KiB, has one timeout for all that a server
-//! sends, ends an answer with its first caller, and closes a caller's connection where no server could be reached.
-//! Connections, HTTP/1.1 to the server and whatever the caller speaks are Pingora's, here as there.
+//! This is what Pingora's own loop does between `upstream_peer` and the answer's last byte, and calls those of its
+//! hooks that the gateway has, in the same order. Pingora 0.9.1 has what comes from the server and what goes to the
+//! caller pass through a channel between two halves, gives a body that was read ahead back only up to 64 KiB, has one
+//! timeout for all that a server sends, ends an answer with its first caller, and closes a caller's connection where no
+//! server could be reached. Connections, HTTP/1.1 to the server and whatever the caller speaks are Pingora's, here as
+//! there.
 
 use std::io;
 use std::pin::pin;
