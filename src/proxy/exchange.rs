@@ -7,9 +7,11 @@
 //! server could be reached. Connections, HTTP/1.1 to the server and whatever the caller speaks are Pingora's, here as
 //! there.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Buf;
@@ -151,25 +153,24 @@ async fn pass(
     let is_sent = unsent.is_none();
     let mut is_over = false;
     while !is_over {
-        let mut next = answered.take();
-        if next.is_none() {
-            next = tokio::select! {
-                biased;
-                task = server.read_response_task() => Some(task),
-                gone = outlet::watch(session, ctx) => return Err(gone),
-            };
-        }
-        let mut tasks = Vec::with_capacity(BATCH);
+        let (first, more) = match answered.take() {
+            Some(first) => (first, true),
+            None => await_piece(&mut server, session, ctx).await?,
+        };
+        // A header goes out with what comes behind it; most events come alone.
+        let more = more || matches!(first, Ok(HttpTask::Header(..)));
+        let mut tasks = Vec::with_capacity(if more { BATCH } else { 1 });
         let mut broken = None;
+        let mut next = Some(first);
         while let Some(task) = next {
             match task {
                 Ok(task) => tasks.push(filter(proxy, session, ctx, task).await?),
                 Err(error) => broken = Some(unsent.take().unwrap_or(error).into_up()),
             }
             is_over = tasks.last().is_some_and(HttpTask::is_end);
-            next = match is_over || broken.is_some() || tasks.len() == BATCH {
-                true => None,
-                false => server.read_response_task().now_or_never(),
+            next = match more && !is_over && broken.is_none() && tasks.len() < BATCH {
+                true => server.read_response_task().now_or_never(),
+                false => None,
             };
         }
         let is_told = outlet::write(session, ctx, tasks).await?;
@@ -190,6 +191,24 @@ async fn pass(
         gateway.conduits.keep(peer, stream, gateway.clock.now());
     }
     Ok(())
+}
+
+/// Waits for the next piece of the answer, and says whether it had not to: then there may be more.
+async fn await_piece(
+    server: &mut Server,
+    session: &mut Session,
+    ctx: &mut Context,
+) -> Result<(Result<HttpTask>, bool)> {
+    let mut gone = pin!(outlet::watch(session, ctx));
+    let mut at_once = true;
+    poll_fn(|cx| {
+        if let Poll::Ready(task) = pin!(server.read_response_task()).poll(cx) {
+            return Poll::Ready(Ok((task, at_once)));
+        }
+        at_once = false;
+        gone.as_mut().poll(cx).map(Err)
+    })
+    .await
 }
 
 /// Has the hooks see a piece of the answer, and change it.
