@@ -174,7 +174,7 @@ async fn pass(
             };
         }
         let is_told = outlet::write(session, ctx, tasks).await?;
-        if let Some(error) = broken {
+        if let Some(error) = broken.filter(|_| !is_told) {
             return Err(error);
         }
         if is_told && !is_over {
@@ -231,4 +231,50 @@ async fn filter(
         }
         task => task,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use pingora::protocols::l4::stream::Stream as PlainStream;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_goes_out_in_one_piece_and_a_large_one_whole() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream =
+            TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it listens");
+        let mut stream: Stream = Box::new(PlainStream::from(stream));
+        let (mut server, _) = listener.accept().await.expect("a connection");
+        let request = || Buf::chain(&b"POST / HTTP/1.1\r\n\r\n"[..], &b"body"[..]);
+        write(&mut stream, request(), None).await.expect("it is taken");
+        // What is sent at once is read at once, between two sockets of one machine.
+        let mut read = [0; 100];
+        let count = server.read(&mut read).await.expect("it comes");
+        assert_eq!(read[..count], *b"POST / HTTP/1.1\r\n\r\nbody");
+        let large = vec![7; 20 << 20];
+        let taken = async {
+            let mut all = vec![0; large.len()];
+            server.read_exact(&mut all).await.map(|_| all)
+        };
+        let (written, taken) =
+            tokio::join!(write(&mut stream, &large[..], Some(LAST_CHUNK_TIME_MAX * 100)), taken);
+        written.expect("it is taken");
+        assert!(taken.expect("it comes") == large);
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream =
+            TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it listens");
+        let mut stream: Stream = Box::new(PlainStream::from(stream));
+        let late = write(&mut stream, &vec![7; 40 << 20][..], Some(LAST_CHUNK_TIME_MAX)).await;
+        assert_eq!(*late.expect_err("nobody reads").etype(), ErrorType::WriteTimedout);
+        drop(listener);
+        let broken = write(&mut stream, &b"more"[..], None).await.expect_err("nobody is there");
+        assert_eq!(*broken.etype(), ErrorType::WriteError);
+    }
 }
