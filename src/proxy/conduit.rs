@@ -34,8 +34,8 @@ pub struct Conduits {
     /// Of idle connections in plain text, those beyond are closed. `None`: they are Pingora's too.
     max: Option<usize>,
     options: ConnectorOptions,
-    /// Once it is needed: it reads the roots of TLS, half a MiB.
-    pingora: OnceLock<TransportConnector>,
+    /// Once it is needed, since it reads the roots of TLS, half a MiB; and why it knows none, if it knows none.
+    pingora: OnceLock<(TransportConnector, Option<String>)>,
 }
 
 #[derive(Default)]
@@ -102,6 +102,15 @@ impl Conduits {
     }
 
     fn pingora(&self) -> &TransportConnector {
+        &self.made().0
+    }
+
+    /// Why no server can be verified by the roots of TLS, if none can. They are read once, at the latest here.
+    pub(super) fn without_roots(&self) -> Option<&str> {
+        self.made().1.as_deref()
+    }
+
+    fn made(&self) -> &(TransportConnector, Option<String>) {
         self.pingora.get_or_init(|| trust::connector(self.options.clone()))
     }
 

@@ -63,6 +63,8 @@ async fn attempt(proxy: &Proxy, session: &mut Session, ctx: &mut Box<Context>) -
     let (conduits, now) = (Arc::clone(&ctx.gateway.conduits), ctx.gateway.clock.now());
     // The second try is made on a connection of its own: a pool that died idle has died whole.
     let afresh = ctx.route.broken > 0;
+    // The clock of the try before is not this one's.
+    ctx.route.timing.rest();
     let line = tokio::select! {
         biased;
         line = conduits.line(&peer, afresh, now) => line,
@@ -84,8 +86,6 @@ struct Asked {
     server: Server,
     /// Why it has not all of it. It may have answered nevertheless.
     unsent: Option<Box<Error>>,
-    /// What it had answered by then, if it took nothing for too long.
-    answered: Option<Result<HttpTask>>,
 }
 
 async fn send(
@@ -105,16 +105,7 @@ async fn send(
         written = write(&mut stream, head.chain(body), peer.options.write_timeout) => written,
         gone = outlet::watch(session, ctx) => return Err(gone),
     };
-    let unsent = written.err().map(Error::into_up);
-    let mut server = Server::new(stream);
-    let answered = match &unsent {
-        Some(late) if *late.etype() == ErrorType::WriteTimedout => server.read_response_task().now_or_never(),
-        _ => return Ok(Asked { server, unsent, answered: None }),
-    };
-    match (answered, unsent) {
-        (None, Some(late)) => Err(late),
-        (answered, unsent) => Ok(Asked { server, unsent, answered }),
-    }
+    Ok(Asked { server: Server::new(stream), unsent: written.err().map(Error::into_up) })
 }
 
 /// Writes a request in as few writes as the server takes. `silence_max`: for how long it may take nothing.
@@ -149,12 +140,13 @@ async fn pass(
     peer: &HttpPeer,
     asked: Asked,
 ) -> Result<()> {
-    let Asked { mut server, mut unsent, mut answered } = asked;
+    let Asked { mut server, mut unsent } = asked;
     let is_sent = unsent.is_none();
     let mut is_over = false;
     while !is_over {
-        let (first, more) = match answered.take() {
-            Some(first) => (first, true),
+        let (first, more) = match unsent.take_if(|unsent| *unsent.etype() == ErrorType::WriteTimedout) {
+            // It has been waited for: what it has not answered by now, it does not.
+            Some(late) => (server.read_response_task().now_or_never().unwrap_or(Err(late)), true),
             None => await_piece(&mut server, session, ctx).await?,
         };
         // A header goes out with what comes behind it; most events come alone.
@@ -173,6 +165,10 @@ async fn pass(
                 false => None,
             };
         }
+        let broken = match broken {
+            Some(error) if tasks.is_empty() => return Err(error),
+            broken => broken,
+        };
         let is_told = outlet::write(session, ctx, tasks).await?;
         if let Some(error) = broken.filter(|_| !is_told) {
             return Err(error);
@@ -180,7 +176,7 @@ async fn pass(
         if is_told && !is_over {
             // The caller has all that it was told would come: of an answer in chunks, the last says no more than that.
             let last = timeout(LAST_CHUNK_TIME_MAX, server.read_response_task()).await;
-            let last = last.ok().and_then(Result::ok).filter(HttpTask::is_end);
+            let last = last.ok().and_then(Result::ok).filter(|task| matches!(task, HttpTask::Body(_, true)));
             filter(proxy, session, ctx, last.unwrap_or(HttpTask::Body(None, true))).await?;
             is_over = true;
         }

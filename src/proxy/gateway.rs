@@ -28,7 +28,7 @@ use super::roster::Roster;
 use super::sharing::{Sharing, ledger};
 use super::side::Side;
 use super::terms::gate;
-use super::trust::{Trust, check_roots};
+use super::trust::{Trust, needs_roots};
 
 /// What servers are complained of in: no TLS with them.
 pub(super) const TLS: &str = "tls";
@@ -68,7 +68,6 @@ pub struct Gateway {
     pub hour: Arc<Hour>,
     pub recent: Arc<Recent>,
     pub clock: Clock,
-    roots: Option<String>,
     draining: Arc<AtomicBool>,
 }
 
@@ -76,11 +75,10 @@ impl Gateway {
     /// Fails where the access log or the usage store cannot be opened, with the reason. `conf`: how servers are
     /// connected to, and the file of the roots that `https` ones are verified by.
     pub fn new(settings: Settings, conf: &ServerConf) -> Result<Self, String> {
-        let roots = conf.ca_file.clone();
-        check_roots(&settings.upstreams, roots.as_deref())?;
         let clock = Clock::start();
         let connections = ConnectorOptions::from_server_conf(conf);
         let conduits = Arc::new(Conduits::new(connections, settings.server.idle_max));
+        check_roots(&settings, &conduits)?;
         let roster = settings.keys.as_deref().map(|keys| roster(&settings, keys, None, &clock));
         let fleet = Fleet::new(settings.upstreams.clone(), rules(&settings));
         let trust = Trust::default();
@@ -122,14 +120,13 @@ impl Gateway {
             fleet,
             felled: Arc::default(),
             metrics: Arc::new(metrics),
-            roots,
             settings,
         })
     }
 
     /// The fleet of a file that comes after. New servers may be asked for their health; nothing else goes to them yet.
     pub fn fleet_after(&self, settings: &Settings) -> Result<Fleet, String> {
-        check_roots(&settings.upstreams, self.roots.as_deref())?;
+        check_roots(settings, &self.conduits)?;
         let fleet = Fleet::after(Some(&self.fleet), settings.upstreams.clone(), rules(settings));
         self.trust.learn(self.fleet.servers.iter().chain(&fleet.servers));
         Ok(fleet)
@@ -174,7 +171,6 @@ impl Gateway {
             hour: Arc::clone(&self.hour),
             recent: Arc::clone(&self.recent),
             clock: self.clock,
-            roots: self.roots.clone(),
             draining: Arc::clone(&self.draining),
             settings,
         }
@@ -301,6 +297,18 @@ impl Gateway {
 
     pub fn is_ready(&self) -> bool {
         !self.draining.load(Ordering::Acquire)
+    }
+}
+
+/// Whether the roots can be read that servers of this file are verified by. Where no server needs any, none are read.
+fn check_roots(settings: &Settings, conduits: &Conduits) -> Result<(), String> {
+    let Some(server) = needs_roots(&settings.upstreams) else { return Ok(()) };
+    match conduits.without_roots() {
+        None => Ok(()),
+        Some(why) => Err(format!(
+            "server `{}` is verified by {why}; name a bundle as its `ca`, or restart the gateway once they are there",
+            server.name
+        )),
     }
 }
 

@@ -20,6 +20,9 @@ use super::trust::{Trust, is_distrust};
 /// One address of a server is not waited for any longer, where there is another.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// The one status of its kind that no other follows.
+const SWITCHING: StatusCode = StatusCode::SWITCHING_PROTOCOLS;
+
 /// A larger answer is not read.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
@@ -123,6 +126,9 @@ impl Side {
             session.finish_body().await?;
         }
         session.read_response().await?;
+        while session.get_status().is_some_and(|status| status.is_informational() && status != SWITCHING) {
+            session.read_response().await?;
+        }
         let status = session.get_status().unwrap_or(StatusCode::BAD_GATEWAY);
         let mut answer = BytesMut::new();
         while let Some(chunk) = session.read_body_bytes().await? {

@@ -81,19 +81,9 @@ fn servers(upstreams: &[UpstreamSpec]) -> impl Iterator<Item = &ServerSpec> {
     upstreams.iter().flat_map(|upstream| &upstream.servers)
 }
 
-/// Whether the roots can be read that servers of this file are verified by. `named`: the file of them; `None`: the
-/// system's. Where no server needs any, there need be none.
-pub(crate) fn check_roots(upstreams: &[UpstreamSpec], named: Option<&str>) -> Result<(), String> {
-    let Some(server) = servers(upstreams).find(|server| server.url.tls && server.ca.is_none()) else {
-        return Ok(());
-    };
-    read_roots(named).map_err(|why| {
-        let whose = named.unwrap_or("the system");
-        format!(
-            "server `{}` is verified by the roots of {whose}, and {why}; name a bundle as its `ca`",
-            server.name
-        )
-    })
+/// The first server that is verified by the roots.
+pub(super) fn needs_roots(upstreams: &[UpstreamSpec]) -> Option<&ServerSpec> {
+    servers(upstreams).find(|server| server.url.tls && server.ca.is_none())
 }
 
 fn read_roots(named: Option<&str>) -> Result<(), String> {
@@ -109,13 +99,16 @@ fn read_roots(named: Option<&str>) -> Result<(), String> {
     }
 }
 
-/// Pingora's way to servers. Pingora panics over roots that it cannot read: then this one knows none, and servers that
-/// bring a bundle along are reached all the same.
-pub(super) fn connector(mut options: ConnectorOptions) -> TransportConnector {
-    if read_roots(options.ca_file.as_deref()).is_err() {
+/// Pingora's way to servers, and why it knows no roots if it knows none: Pingora panics over those that it cannot read.
+/// Servers that bring a bundle along are reached all the same.
+pub(super) fn connector(mut options: ConnectorOptions) -> (TransportConnector, Option<String>) {
+    let whose = options.ca_file.as_deref().unwrap_or("the system");
+    let why =
+        read_roots(options.ca_file.as_deref()).err().map(|why| format!("the roots of {whose}, and {why}"));
+    if why.is_some() {
         options.ca_file = Some(NOBODY.to_owned());
     }
-    TransportConnector::new(Some(options))
+    (TransportConnector::new(Some(options)), why)
 }
 
 /// Whether a connection came about, but no TLS on it: the certificate is not trusted, or nobody speaks TLS there.

@@ -38,7 +38,7 @@ enum Head {
 /// byte may take, `rest` how long the others.
 pub(super) async fn heard(stream: &mut Stream, first: Duration, rest: Duration) -> io::Result<()> {
     let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(512);
     let left = timeout(first, stream.read_buf(&mut bytes)).await.map_err(late)?? == 0;
     let read = async {
         loop {

@@ -86,7 +86,9 @@ impl Awaited {
 #[derive(Debug)]
 pub(super) struct Watched {
     inner: Stream,
-    /// What was read beyond what was asked for.
+    /// Whether more is read than is asked for: TLS does that by itself.
+    reads_ahead: bool,
+    /// What was read so.
     ahead: Bytes,
     awaited: Awaited,
     time_max: Duration,
@@ -120,9 +122,16 @@ impl Watched {
         last_word: fn() -> Vec<u8>,
     ) -> (Box<Self>, Arc<Notify>) {
         let given_up = Arc::new(Notify::new());
-        let (ahead, timer) = (Bytes::new(), None);
-        let watched =
-            Self { inner, ahead, awaited, time_max, timer, given_up: Arc::clone(&given_up), last_word };
+        let watched = Self {
+            reads_ahead: inner.get_ssl_digest().is_none(),
+            inner,
+            ahead: Bytes::new(),
+            awaited,
+            time_max,
+            timer: None,
+            given_up: Arc::clone(&given_up),
+            last_word,
+        };
         (Box::new(watched), given_up)
     }
 
@@ -147,9 +156,15 @@ impl Watched {
             return Poll::Ready(Ok(()));
         }
         // One byte is Pingora's look whether the caller is still there.
-        if buf.remaining() >= AHEAD_BYTES || buf.remaining() == 1 {
+        if !self.reads_ahead || buf.remaining() >= AHEAD_BYTES || buf.remaining() == 1 {
             return Pin::new(&mut self.inner).poll_read(cx, buf);
         }
+        self.poll_ahead(cx, buf)
+    }
+
+    /// A function of its own: all of its room is on the stack while it runs.
+    #[inline(never)]
+    fn poll_ahead(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut room = [const { MaybeUninit::uninit() }; AHEAD_BYTES];
         let mut read = ReadBuf::uninit(&mut room);
         ready!(Pin::new(&mut self.inner).poll_read(cx, &mut read))?;

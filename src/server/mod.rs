@@ -94,6 +94,10 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
         );
     }
 
+    // A daemon changes its folder, and reads them there where no server needs them yet.
+    if let Some(file) = &mut conf.ca_file {
+        *file = absolute(Path::new(file))?.to_string_lossy().into_owned();
+    }
     let gateway = Arc::new(Current::new(Gateway::new(settings, &conf)?));
     // Pingora's own connector is not used (`proxy/conduit.rs`), and would read them too.
     conf.ca_file = Some(trust::NOBODY.to_owned());

@@ -35,7 +35,7 @@ async fn stubborn(says: &'static str) -> String {
 async fn a_server_that_answers_before_it_has_read_all_is_heard() {
     let url = stubborn("HTTP/1.1 413 Payload Too Large\r\ncontent-length: 9\r\n\r\ntoo large").await;
     let gateway =
-        gateway::before_urls(&[&url]).unprobed().upstream("timeouts: {between_bytes: 1s}").start().await;
+        gateway::before_urls(&[&url]).unprobed().upstream("timeouts: {between_bytes: 3s}").start().await;
     let answer = gateway.send(chat(&"x".repeat(LARGE_BYTES))).await;
     assert_eq!((answer.status, answer.text().as_str()), (413, "too large"));
 }
@@ -50,12 +50,26 @@ async fn a_server_that_stops_reading_is_not_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_never_pauses_is_cut_when_its_time_is_over() {
-    let word = "x".repeat(64 << 10);
-    let llama = llama::scripted().streams([word.as_str(); 20_000]).start().await;
-    let gateway = gateway::before(&llama).upstream("timeouts: {total: 500ms}").start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let _ = connection.read(&mut [0; 1000]).await;
+            let head =
+                "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+            let event = format!("data: {{\"x\":\"{}\"}}\n\n", "x".repeat(60_000));
+            let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+            let mut sent = connection.write_all(head.as_bytes()).await;
+            while sent.is_ok() {
+                sent = connection.write_all(chunk.as_bytes()).await;
+            }
+        }
+    });
+    let gateway = gateway::before_urls(&[&url]).upstream("timeouts: {total: 500ms}").start().await;
     let (answer, _) = gateway.caller().await.begin(chat_stream("hi")).await.finish().await;
-    let end = &answer.body[answer.body.len().saturating_sub(1000)..];
-    assert!(String::from_utf8_lossy(end).contains("`timeouts.total`"), "{} bytes", answer.body.len());
+    let end = String::from_utf8_lossy(&answer.body[answer.body.len().saturating_sub(1000)..]).into_owned();
+    assert_eq!(answer.status, 200);
+    assert!(end.contains("`timeouts.total`"), "{} bytes, {end}", answer.body.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
