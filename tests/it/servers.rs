@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::client::{get, post};
+use crate::support::client::{self, get, post};
 use crate::support::expect::{auth, refused};
 use crate::support::gateway::{self, Gateway, HEALTH, Plan, UNPROBED, chat, chat_stream};
 use crate::support::llama::{Llama, Script, scripted};
@@ -42,6 +42,25 @@ async fn a_server_is_reached_by_tls_and_verified_by_a_bundle_or_by_the_systems_r
         assert_eq!(llama.counted(), counted + 2, "tokens are counted by TLS too");
         assert_eq!(llama.last().header("host"), Some("llama.invalid:8080"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_finds_the_roots_that_its_file_names_where_it_was_started() {
+    let llama = scripted().tls().start().await;
+    let folder = gateway::Folder::new("roots of a daemon");
+    let hosts = folder.file("hosts", &llama.is_called("llama.invalid"));
+    let gateway = before(&llama, "servers: [{url: \"https://llama.invalid:8080\"}], health: {every: 1h}")
+        .yaml("server: {pid_file: gateway.pid, daemon: true, error_log: daemon.log, ca_file: roots.pem}")
+        .env("GATEWAY_HOSTS_FILE", hosts.to_str().expect("temporary paths are UTF-8"))
+        .env("ROOTS", CA)
+        .after("cp $ROOTS roots.pem")
+        .spawn();
+    assert_eq!(gateway.exit().await.code(), Some(0), "{}", gateway.stderr());
+    eventually!(gateway.serving().is_some() && client::try_connect(gateway.address()).await.is_some());
+    let answer = gateway.chat("hi").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    gateway.signal("TERM");
+    eventually!(gateway.serving().is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
