@@ -73,6 +73,21 @@ async fn a_server_that_never_pauses_is_cut_when_its_time_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hints_before_it_answers_is_asked_as_any_other() {
+    let url = stubborn(concat!(
+        "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+    ))
+    .await;
+    let gateway = gateway::before_urls(&[&url]).upstream("health: {every: 50ms}").start().await;
+    let up = async || gateway.scrape().await.sum("ai_gateway_server_up", &[]);
+    eventually!(up().await == 1.0, "{}", gateway.stderr());
+    let answer = gateway.send(chat("hi")).await;
+    assert!(answer.status == 103 || answer.text() == "{}", "{answer:?}");
+    assert_eq!(gateway.errors(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_first_caller_that_left_is_told_nothing_more() {
     let llama = llama::scripted().slow_start().start().await;
     let gateway = gateway::before(&llama).start().await;
