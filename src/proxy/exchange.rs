@@ -237,12 +237,16 @@ mod tests {
 
     use super::*;
 
+    async fn connected() -> (Stream, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stream = TcpStream::connect(address).await.expect("it listens");
+        (Box::new(PlainStream::from(stream)), listener)
+    }
+
     #[tokio::test]
     async fn a_request_goes_out_in_one_piece_and_a_large_one_whole() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let stream =
-            TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it listens");
-        let mut stream: Stream = Box::new(PlainStream::from(stream));
+        let (mut stream, listener) = connected().await;
         let (mut server, _) = listener.accept().await.expect("a connection");
         let request = || Buf::chain(&b"POST / HTTP/1.1\r\n\r\n"[..], &b"body"[..]);
         write(&mut stream, request(), None).await.expect("it is taken");
@@ -263,10 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_takes_nothing_is_not_waited_for() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let stream =
-            TcpStream::connect(listener.local_addr().expect("an address")).await.expect("it listens");
-        let mut stream: Stream = Box::new(PlainStream::from(stream));
+        let (mut stream, listener) = connected().await;
         let late = write(&mut stream, &vec![7; 40 << 20][..], Some(LAST_CHUNK_TIME_MAX)).await;
         assert_eq!(*late.expect_err("nobody reads").etype(), ErrorType::WriteTimedout);
         drop(listener);
