@@ -343,6 +343,11 @@ impl Context {
         !self.told.complete && (self.told.left || self.is_hidden())
     }
 
+    /// Whether it is a stream whose end mark has passed.
+    pub(super) fn is_whole(&self) -> bool {
+        self.tap.as_ref().is_some_and(Tap::is_whole)
+    }
+
     /// Whether the answer goes on for others alone.
     fn is_hidden(&self) -> bool {
         self.flight.as_ref().is_some_and(|flight| flight.leader_is_gone())

@@ -165,11 +165,7 @@ async fn pass(
                 false => None,
             };
         }
-        let broken = match broken {
-            Some(error) if tasks.is_empty() => return Err(error),
-            broken => broken,
-        };
-        let is_told = outlet::write(session, ctx, tasks).await?;
+        let is_told = !tasks.is_empty() && outlet::write(session, ctx, tasks).await?;
         if let Some(error) = broken.filter(|_| !is_told) {
             return Err(error);
         }

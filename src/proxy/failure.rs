@@ -84,12 +84,12 @@ pub(super) async fn end(
 ) -> FailToProxy {
     // Whatever was told cannot be taken back: the connection ends with it.
     session.downstream_session.set_keepalive(None);
-    let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational());
+    let begun = outlet::has_begun(session, ctx);
     ctx.told.left |= *error.esource() == ErrorSource::Downstream && ctx.route.failure.is_none();
     if ctx.told.left {
         return FailToProxy { error_code: 0, can_reuse_downstream: false };
     }
-    if ctx.tap.as_ref().is_some_and(|tap| tap.is_whole()) {
+    if ctx.is_whole() {
         // All that was to come had come.
         fault::ended(ctx);
         ctx.route.failure = None;

@@ -18,6 +18,7 @@ use crate::route::{Fingerprint, Grant, Sign};
 use super::context::{Context, Keep};
 use super::forward::CREDENTIALS;
 use super::gateway::{Gateway, TLS};
+use super::outlet::has_begun;
 use super::refusal::Refusal;
 use super::timing::Late;
 use super::trace::failed_of;
@@ -108,10 +109,8 @@ pub(super) fn broke_off(
     error: &Error,
     reused: bool,
 ) -> bool {
-    // A caller that is gone is written nothing, and those who follow have had it all the same.
-    let begun = session.response_written().is_some_and(|answer| !answer.status.is_informational())
-        || ctx.outlet.is_hidden() && ctx.tap.is_some();
-    let ended = ctx.told.complete || ctx.tap.as_ref().is_some_and(|tap| tap.is_whole());
+    let begun = has_begun(session, ctx);
+    let ended = ctx.told.complete || ctx.is_whole();
     ctx.trace_try_ended(Some(failed_of(error)).filter(|_| !ended));
     if let Some(late) = late(error) {
         // How long an answer takes in all is its caller's doing too.
@@ -136,7 +135,7 @@ pub(super) fn broke_off(
     let nonsense = matches!(error.etype(), ErrorType::InvalidHTTPHeader | ErrorType::H1Error);
     let failure = Refusal::UpstreamError(if nonsense { "answered nonsense" } else { "broke off" });
     if begun {
-        if !ctx.tap.as_ref().is_some_and(|tap| tap.is_whole()) {
+        if !ctx.is_whole() {
             died(ctx);
         }
         ctx.route.failure = Some(failure);

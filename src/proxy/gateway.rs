@@ -72,8 +72,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Fails where the access log or the usage store cannot be opened, with the reason. `conf`: how servers are
-    /// connected to, and the file of the roots that `https` ones are verified by.
+    /// Fails where the access log, the usage store or roots that are needed cannot be opened, with the reason. `conf`:
+    /// how servers are connected to, and the file of the roots that `https` ones are verified by.
     pub fn new(settings: Settings, conf: &ServerConf) -> Result<Self, String> {
         let clock = Clock::start();
         let connections = ConnectorOptions::from_server_conf(conf);

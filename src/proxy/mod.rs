@@ -264,8 +264,7 @@ impl ProxyHttp for Proxy {
 
     /// Failures stand in the access log and the metrics; a caller that leaves is no failure of ours.
     fn suppress_error_log(&self, _session: &Session, ctx: &Self::CTX, _error: &Error) -> bool {
-        let is_whole = ctx.tap.as_ref().is_some_and(Tap::is_whole);
-        ctx.told.left || ctx.has_left() || is_whole || ctx.route.failure.is_some()
+        ctx.told.left || ctx.has_left() || ctx.is_whole() || ctx.route.failure.is_some()
     }
 
     /// Without the query, which may hold what is nobody's business.

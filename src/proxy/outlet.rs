@@ -164,6 +164,13 @@ async fn give(session: &mut HttpSession, ctx: &mut Context, mut tasks: Vec<HttpT
     Ok(ends)
 }
 
+/// Whether somebody has had a part of the answer. A caller that is gone is written nothing, and those who follow have
+/// had it all the same.
+pub(super) fn has_begun(session: &Session, ctx: &Context) -> bool {
+    session.response_written().is_some_and(|answer| !answer.status.is_informational())
+        || ctx.outlet.hidden && ctx.tap.is_some()
+}
+
 /// Takes back what is not to go out yet.
 fn hold(ctx: &mut Context, tasks: Vec<HttpTask>) -> Result<Vec<HttpTask>> {
     let held = &mut ctx.outlet.held;

@@ -55,7 +55,7 @@ pub(super) fn pass(
         }
         *body = Some(rest);
     }
-    let told = ctx.tap.as_ref().is_some_and(Tap::is_whole);
+    let told = ctx.is_whole();
     let ended = ctx.tap.as_mut().map(|tap| tap.end(took()));
     match ended {
         Some(ended) if told => keep(gateway, ctx, ended, *now),

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use memchr::memchr;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::{SslDigest, TlsRef};
@@ -146,13 +146,10 @@ impl Watched {
 
     /// Reads what is there, and keeps what there is no room for.
     fn poll_fill(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.ahead.has_remaining() {
+        if !self.ahead.is_empty() {
+            // With the last of it, its room is given back.
             let now = self.ahead.split_to(self.ahead.len().min(buf.remaining()));
             buf.put_slice(&now);
-            if self.ahead.is_empty() {
-                // Its room would be kept as long as the answer takes.
-                self.ahead = Bytes::new();
-            }
             return Poll::Ready(Ok(()));
         }
         // One byte is Pingora's look whether the caller is still there.
