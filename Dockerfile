@@ -25,7 +25,7 @@ COPY conf/schema.json conf/
 COPY src src
 COPY bench bench
 COPY scripts/needs.sh scripts/pgo scripts/bench.py scripts/
-# `--build-arg PGO=1`: built for what it does, a fifth faster and a quarter of an hour later (docs/PERFORMANCE.md).
+# `--build-arg PGO=1`: built for what it does, faster and a quarter of an hour later (docs/PERFORMANCE.md).
 ARG PGO=
 # The files keep the times of the checkout, which may be older than the empty program's: cargo would not look again.
 RUN touch src/main.rs src/lib.rs \
