@@ -44,12 +44,16 @@ pub(super) struct Front<A> {
 
 #[async_trait]
 impl<A: ServerApp + Send + Sync + 'static> ServerApp for Front<A> {
+    /// In a task of its own: Pingora's has room for all that may come before, 6 KiB, as long as it runs.
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _open = self.connections.open();
-        let mut stream = Some(stream);
-        while let Some(next) = stream {
-            stream = self.app.process_new(next, shutdown).await;
-        }
+        let (app, open, shutdown) = (Arc::clone(&self.app), self.connections.open(), shutdown.clone());
+        tokio::spawn(async move {
+            let _open = open;
+            let mut stream = Some(stream);
+            while let Some(next) = stream {
+                stream = app.process_new(next, &shutdown).await;
+            }
+        });
         None
     }
 }
