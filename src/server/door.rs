@@ -34,11 +34,6 @@ const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// Under TLS, whose records are read piece by piece. Pingora's own would be 64 KiB for each connection.
 const READ_BUFFER_BYTES: usize = 16 << 10;
 
-/// An answer goes out with its header in one piece, a replayed stream of some kilobytes too; into Pingora's 1460 bytes
-/// little fits beside the header alone, and each piece is a system call and a packet. Nothing waits here: who writes
-/// flushes.
-const WRITE_BUFFER_BYTES: usize = 16 << 10;
-
 /// What the doors of all services share.
 pub(super) struct Doors {
     pub(super) listeners: Arc<Listeners>,
@@ -58,10 +53,10 @@ impl Doors {
     /// Opens a listener of a service, and says so: whom it is for, and at which path.
     pub(super) fn open<A>(&self, service: &mut Service<A>, address: SocketAddr, whom: &str, path: &str) {
         let is_tls = self.listeners.shown_at(address).is_some();
-        // In plain text `Watched` reads ahead, without a buffer that stays.
+        // `Watched` gathers what is written and, in plain text, reads ahead, without buffers that stay.
         let read = if is_tls { READ_BUFFER_BYTES } else { 0 };
         let listener = ListenerConfig::tcp(address.to_string()).tcp_socket_options(socket_options());
-        service.add_listener(listener.l4_buffer(L4BufferSettings::new(read, WRITE_BUFFER_BYTES)));
+        service.add_listener(listener.l4_buffer(L4BufferSettings::new(read, 0)));
         let scheme = if is_tls { "https" } else { "http" };
         log::info!("{whom}{scheme}://{address}{path}");
     }

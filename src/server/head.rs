@@ -6,9 +6,9 @@
 //!
 //! What comes is read as far as there is room on the stack, since Pingora reads a head into 4 KiB and a body that came
 //! with it would cost another system call. A buffer of the connection's own would be held, and cleared at its start,
-//! for as long as an answer takes.
+//! for as long as an answer takes. For the same reason what is written gathers here (`gather.rs`).
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ use pingora::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep, timeout};
+
+use super::gather::Gathering;
 
 /// The length of the preface that a caller of HTTP/2 begins with (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
@@ -85,7 +87,7 @@ impl Awaited {
 /// A connection whose caller is not let to take its time.
 #[derive(Debug)]
 pub(super) struct Watched {
-    inner: Stream,
+    out: Gathering<Stream>,
     /// Whether more is read than is asked for: TLS does that by itself.
     reads_ahead: bool,
     /// What was read so.
@@ -124,7 +126,7 @@ impl Watched {
         let given_up = Arc::new(Notify::new());
         let watched = Self {
             reads_ahead: inner.get_ssl_digest().is_none(),
-            inner,
+            out: Gathering::new(inner),
             ahead: Bytes::new(),
             awaited,
             time_max,
@@ -154,7 +156,7 @@ impl Watched {
         }
         // One byte is Pingora's look whether the caller is still there.
         if !self.reads_ahead || buf.remaining() >= AHEAD_BYTES || buf.remaining() == 1 {
-            return Pin::new(&mut self.inner).poll_read(cx, buf);
+            return Pin::new(&mut self.out.inner).poll_read(cx, buf);
         }
         self.poll_ahead(cx, buf)
     }
@@ -164,7 +166,7 @@ impl Watched {
     fn poll_ahead(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut room = [const { MaybeUninit::uninit() }; AHEAD_BYTES];
         let mut read = ReadBuf::uninit(&mut room);
-        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut read))?;
+        ready!(Pin::new(&mut self.out.inner).poll_read(cx, &mut read))?;
         let (now, later) = read.filled().split_at(read.filled().len().min(buf.remaining()));
         buf.put_slice(now);
         self.ahead = Bytes::copy_from_slice(later);
@@ -173,8 +175,8 @@ impl Watched {
 
     /// Says the last word, as far as it is taken at once. Nothing is read from here on.
     fn give_up(&mut self, cx: &mut Context<'_>, word: &[u8]) -> Poll<io::Result<()>> {
-        if !word.is_empty() && Pin::new(&mut self.inner).poll_write(cx, word).is_ready() {
-            let _ = Pin::new(&mut self.inner).poll_flush(cx);
+        if !word.is_empty() && Pin::new(&mut self.out.inner).poll_write(cx, word).is_ready() {
+            let _ = Pin::new(&mut self.out.inner).poll_flush(cx);
         }
         self.given_up.notify_one();
         Poll::Pending
@@ -216,27 +218,27 @@ impl AsyncRead for Watched {
 
 impl AsyncWrite for Watched {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        self.out.poll_take(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        self.out.poll_take(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.out.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.out.poll_shutdown(cx)
     }
 }
 
@@ -244,60 +246,60 @@ impl AsyncWrite for Watched {
 impl Shutdown for Watched {
     async fn shutdown(&mut self) {
         // Whether the caller is still there to take leave of does not matter.
-        let _ = timeout(SHUTDOWN_TIME_MAX, AsyncWriteExt::shutdown(&mut self.inner)).await;
+        let _ = timeout(SHUTDOWN_TIME_MAX, AsyncWriteExt::shutdown(self)).await;
     }
 }
 
 impl UniqueID for Watched {
     fn id(&self) -> UniqueIDType {
-        self.inner.id()
+        self.out.inner.id()
     }
 }
 
 impl Ssl for Watched {
     fn get_ssl(&self) -> Option<&TlsRef> {
-        self.inner.get_ssl()
+        self.out.inner.get_ssl()
     }
 
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        self.inner.get_ssl_digest()
+        self.out.inner.get_ssl_digest()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        self.inner.selected_alpn_proto()
+        self.out.inner.selected_alpn_proto()
     }
 }
 
 impl GetTimingDigest for Watched {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_timing_digest()
+        self.out.inner.get_timing_digest()
     }
 
     fn get_read_pending_time(&self) -> Duration {
-        self.inner.get_read_pending_time()
+        self.out.inner.get_read_pending_time()
     }
 
     fn get_write_pending_time(&self) -> Duration {
-        self.inner.get_write_pending_time()
+        self.out.inner.get_write_pending_time()
     }
 }
 
 impl GetProxyDigest for Watched {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.get_proxy_digest()
+        self.out.inner.get_proxy_digest()
     }
 }
 
 impl GetSocketDigest for Watched {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_socket_digest()
+        self.out.inner.get_socket_digest()
     }
 }
 
 #[async_trait]
 impl Peek for Watched {
     async fn try_peek(&mut self, buf: &mut [u8]) -> io::Result<bool> {
-        self.inner.try_peek(buf).await
+        self.out.inner.try_peek(buf).await
     }
 }
 

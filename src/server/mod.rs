@@ -6,6 +6,7 @@ mod daemon;
 mod door;
 mod drain;
 mod front;
+mod gather;
 mod handover;
 mod head;
 mod journal;
