@@ -2,6 +2,7 @@
 
 mod announce;
 mod certificates;
+mod chores;
 mod daemon;
 mod door;
 mod drain;
@@ -37,6 +38,7 @@ use crate::admin::{Admin, MetricsPage};
 use crate::config::{Loaded, Settings};
 use crate::proxy::{Current, Gateway, Proxy, trust};
 
+use self::chores::Chores;
 use self::door::Doors;
 use self::drain::{Drain, Impatience, Signals};
 use self::front::{Connections, Front};
@@ -121,10 +123,12 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
         impatience: impatience.clone(),
         error_log,
     };
-    server.add_service(background_service("drain", drain));
-    server.add_service(background_service("bookkeeper", Bookkeeper(Arc::clone(&gateway))));
-    server.add_service(background_service("ticker", Ticker(Arc::clone(&gateway))));
-    let sharing = server.add_service(background_service("sharing", Sharing(Arc::clone(&gateway))));
+    let (bookkeeper, ticker) = (Bookkeeper(Arc::clone(&gateway)), Ticker(Arc::clone(&gateway)));
+    let chores = Chores {
+        first: Box::new(Sharing(Arc::clone(&gateway))),
+        others: vec![Box::new(drain), Box::new(bookkeeper), Box::new(ticker)],
+    };
+    let chores = server.add_service(background_service("chores", chores));
     let reload =
         Reload { current: Arc::clone(&gateway), rounds, origin, folder, listeners: Arc::clone(&listeners) };
     server.add_service(background_service("reload", reload));
@@ -138,7 +142,7 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     });
     // The first look at the servers comes first, so that the first request knows their models.
     succession.add_dependency(&prober);
-    succession.add_dependency(&sharing);
+    succession.add_dependency(&chores);
     if daemon_waits {
         // It tells the process that was started that this one serves.
         server.bootstrap_as_a_service().add_dependency(&succession);
