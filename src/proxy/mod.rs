@@ -1,4 +1,4 @@
-//! One request's journey through Pingora's phases. Each hook hands over at once:
+//! One request's journey through Pingora's phases, in the order of `phases`. Each hook hands over at once:
 //!
 //! | phase | room |
 //! |---|---|
@@ -35,6 +35,7 @@ mod names;
 mod outlet;
 pub(crate) mod own;
 mod passing;
+mod phases;
 mod quote;
 mod refusal;
 mod replicas;
@@ -47,7 +48,7 @@ mod tap;
 mod terms;
 mod timing;
 mod trace;
-pub(crate) mod trust;
+mod trust;
 mod turned;
 mod understood;
 pub(crate) mod view;
@@ -78,6 +79,7 @@ pub use self::conduit::Conduits;
 pub use self::current::Current;
 pub use self::estate::{Heir, Item, Testament};
 pub use self::gateway::Gateway;
+pub use self::phases::Phases;
 
 /// A caller that takes nothing for this long holds a server's slot no longer.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(60);

@@ -19,7 +19,7 @@ use pingora::{Error, ErrorType};
 use crate::route::{CaBundle, Server, ServerSpec, UpstreamSpec};
 
 /// The file of roots of those who need none.
-pub(crate) const NOBODY: &str = "/dev/null";
+const NOBODY: &str = "/dev/null";
 
 /// The bundles of all servers that are there, as Pingora wants them, by where each stands in memory: two files may be
 /// in force for a while, and one bundle may be read again with other certificates in it.

@@ -31,12 +31,11 @@ use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{RunArgs, Server};
 use pingora::services::background::background_service;
 use pingora::services::listening::Service;
-use pingora_proxy::http_proxy;
 use tokio::sync::mpsc::channel;
 
 use crate::admin::{Admin, MetricsPage};
 use crate::config::{Loaded, Settings};
-use crate::proxy::{Current, Gateway, Proxy, trust};
+use crate::proxy::{Current, Gateway, Phases, Proxy};
 
 use self::chores::Chores;
 use self::door::Doors;
@@ -102,8 +101,6 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
         *file = absolute(Path::new(file))?.to_string_lossy().into_owned();
     }
     let gateway = Arc::new(Current::new(Gateway::new(settings, &conf)?));
-    // Pingora's own connector is not used (`proxy/conduit.rs`), and would read them too.
-    conf.ca_file = Some(trust::NOBODY.to_owned());
     let listeners = Arc::new(Listeners::new(&gateway.load().settings)?);
     listeners.take(&gateway.load());
     let daemon_waits = conf.daemon && conf.daemon_wait_for_ready;
@@ -151,9 +148,9 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     }
 
     let doors = Doors { listeners, current: Arc::clone(&gateway) };
-    let mut proxy = http_proxy(&server.configuration, Proxy(Arc::clone(&gateway)));
-    (proxy.server_options, proxy.h2_options) = doors.http2();
-    let front = Front { app: Arc::new(doors.before(proxy)), connections };
+    let (server_options, h2_options) = doors.http2();
+    let phases = Phases { proxy: Proxy(Arc::clone(&gateway)), server_options, h2_options };
+    let front = Front { app: Arc::new(doors.before(phases)), connections };
     let mut callers = Service::new("callers".to_owned(), front);
     for address in &addresses.callers {
         doors.open(&mut callers, *address, "serving on ", "");

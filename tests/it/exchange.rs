@@ -87,15 +87,30 @@ async fn a_server_that_hints_before_it_answers_is_asked_as_any_other() {
     assert_eq!(gateway.errors(), Vec::<String>::new());
 }
 
+const STREAM: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_behind_which_nothing_comes_goes_out_alone() {
+    let url = stubborn(STREAM).await;
+    let gateway = gateway::before_urls(&[&url]).unprobed().start().await;
+    let begun = gateway.caller().await.ask(chat_stream("hi")).await.answering("POST").await;
+    assert_eq!(begun.header("content-type"), Some("text/event-stream"));
+}
+
+/// A request as it goes over the wire.
+fn asked(body: &str) -> Vec<u8> {
+    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-request-id: first\r\ncontent-type: application/json";
+    format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_caller_that_left_is_told_nothing_more() {
     let llama = llama::scripted().slow_start().start().await;
     let gateway = gateway::before(&llama).start().await;
     let body = r#"{"model":"tiny","stream":true,"messages":[{"role":"user","content":"hi"}]}"#;
     let mut leader = TcpStream::connect(gateway.address()).await.expect("it listens");
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx-request-id: first\r\ncontent-type: application/json";
-    let asked = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    leader.write_all(asked.as_bytes()).await.expect("it is taken");
+    leader.write_all(&asked(body)).await.expect("it is taken");
     eventually!(llama.requests() == 1);
     let follower = gateway.caller().await.ask(chat_stream("hi")).await;
     followers(&gateway, 1.0).await;
