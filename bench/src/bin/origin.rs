@@ -127,7 +127,10 @@ async fn stream(caller: &mut TcpStream, cli: &Cli) -> io::Result<()> {
         .await?;
     let begun = Instant::now();
     for number in 0..cli.events {
-        sleep_until(begun + Duration::from_millis(cli.every_ms) * number).await;
+        // The first comes right behind the header, as llama-server's does: a sleep of no time takes a millisecond.
+        if number > 0 {
+            sleep_until(begun + Duration::from_millis(cli.every_ms) * number).await;
+        }
         let last = number + 1 == cli.events;
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let finish = if last { r#""stop""# } else { "null" };
