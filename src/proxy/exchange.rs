@@ -4,8 +4,7 @@
 //! hooks that the gateway has, in the same order. Pingora 0.9.1 has what comes from the server and what goes to the
 //! caller pass through a channel between two halves, gives a body that was read ahead back only up to 64 KiB, has one
 //! timeout for all that a server sends, ends an answer with its first caller, and closes a caller's connection where no
-//! server could be reached. Connections, HTTP/1.1 to the server and whatever the caller speaks are Pingora's, here as
-//! there.
+//! server could be reached. Connections and whatever the caller speaks are Pingora's, here as there.
 
 use std::future::poll_fn;
 use std::io;
@@ -14,13 +13,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Buf;
+use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
 use http::{Method, Version};
 use pingora::http::RequestHeader;
 use pingora::protocols::Stream;
 use pingora::protocols::http::HttpTask;
-use pingora::protocols::http::v1::client::{HttpSession as Server, http_req_header_to_wire};
+use pingora::protocols::http::v1::client::http_req_header_to_wire;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, OrErr, Result};
 use pingora_proxy::{ProxyHttp, Session};
@@ -30,6 +29,7 @@ use tokio::time::timeout;
 use super::Proxy;
 use super::conduit::Line;
 use super::context::Context;
+use super::reply::Reply;
 use super::{outlet, respond};
 
 /// How many pieces of an answer that are there at once are passed on at once.
@@ -83,7 +83,7 @@ async fn attempt(proxy: &Proxy, session: &mut Session, ctx: &mut Box<Context>) -
 
 /// A server that has the request, or as much of it as it took.
 struct Asked {
-    server: Server,
+    reply: Reply,
     /// Why it has not all of it. It may have answered nevertheless.
     unsent: Option<Box<Error>>,
 }
@@ -97,19 +97,25 @@ async fn send(
 ) -> Result<Asked> {
     let mut request = RequestHeader::build_no_case(Method::POST, b"/", None)?;
     proxy.upstream_request_filter(session, &mut request, ctx).await?;
-    let head = http_req_header_to_wire(&request)
-        .ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "a request that cannot be written"))?;
     let body = ctx.job.as_ref().map(|job| job.body.clone()).unwrap_or_default();
     let written = tokio::select! {
         biased;
-        written = write(&mut stream, head.chain(body), peer.options.write_timeout) => written,
+        written = write(&mut stream, &request, body, peer.options.write_timeout) => written,
         gone = outlet::watch(session, ctx) => return Err(gone),
     };
-    Ok(Asked { server: Server::new(stream), unsent: written.err().map(Error::into_up) })
+    Ok(Asked { reply: Reply::new(stream), unsent: written.err().map(Error::into_up) })
 }
 
 /// Writes a request in as few writes as the server takes. `silence_max`: for how long it may take nothing.
-async fn write(stream: &mut Stream, mut request: impl Buf, silence_max: Option<Duration>) -> Result<()> {
+pub(super) async fn write(
+    stream: &mut Stream,
+    request: &RequestHeader,
+    body: Bytes,
+    silence_max: Option<Duration>,
+) -> Result<()> {
+    let head = http_req_header_to_wire(request)
+        .ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "a request that cannot be written"))?;
+    let mut request = head.chain(body);
     while request.has_remaining() {
         if within(silence_max, stream.write_buf(&mut request)).await? == 0 {
             return Error::e_explain(ErrorType::WriteError, "the server takes nothing");
@@ -140,14 +146,14 @@ async fn pass(
     peer: &HttpPeer,
     asked: Asked,
 ) -> Result<()> {
-    let Asked { mut server, mut unsent } = asked;
+    let Asked { mut reply, mut unsent } = asked;
     let is_sent = unsent.is_none();
     let mut is_over = false;
     while !is_over {
         let (first, more) = match unsent.take_if(|unsent| *unsent.etype() == ErrorType::WriteTimedout) {
             // It has been waited for: what it has not answered by now, it does not.
-            Some(late) => (server.read_response_task().now_or_never().unwrap_or(Err(late)), true),
-            None => await_piece(&mut server, session, ctx).await?,
+            Some(late) => (reply.piece().now_or_never().unwrap_or(Err(late)), true),
+            None => await_piece(&mut reply, session, ctx).await?,
         };
         // A header goes out with what comes behind it; most events come alone.
         let more = more || matches!(first, Ok(HttpTask::Header(..)));
@@ -161,7 +167,7 @@ async fn pass(
             }
             is_over = tasks.last().is_some_and(HttpTask::is_end);
             next = match more && !is_over && broken.is_none() && tasks.len() < BATCH {
-                true => server.read_response_task().now_or_never(),
+                true => reply.piece().now_or_never(),
                 false => None,
             };
         }
@@ -171,14 +177,13 @@ async fn pass(
         }
         if is_told && !is_over {
             // The caller has all that it was told would come: of an answer in chunks, the last says no more than that.
-            let last = timeout(LAST_CHUNK_TIME_MAX, server.read_response_task()).await;
+            let last = timeout(LAST_CHUNK_TIME_MAX, reply.piece()).await;
             let last = last.ok().and_then(Result::ok).filter(|task| matches!(task, HttpTask::Body(_, true)));
             filter(proxy, session, ctx, last.unwrap_or(HttpTask::Body(None, true))).await?;
             is_over = true;
         }
     }
-    server.respect_keepalive();
-    if let Some(stream) = server.reuse().await.filter(|_| is_sent) {
+    if let Some(stream) = reply.into_kept().filter(|_| is_sent) {
         let gateway = &ctx.gateway;
         gateway.conduits.keep(peer, stream, gateway.clock.now());
     }
@@ -187,15 +192,15 @@ async fn pass(
 
 /// Waits for the next piece of the answer, and says whether it had not to: then there may be more.
 async fn await_piece(
-    server: &mut Server,
+    reply: &mut Reply,
     session: &mut Session,
     ctx: &mut Context,
 ) -> Result<(Result<HttpTask>, bool)> {
     let mut gone = pin!(outlet::watch(session, ctx));
     let mut at_once = true;
     poll_fn(|cx| {
-        if let Poll::Ready(task) = pin!(server.read_response_task()).poll(cx) {
-            return Poll::Ready(Ok((task, at_once)));
+        if let Poll::Ready(piece) = reply.poll_piece(cx) {
+            return Poll::Ready(Ok((piece, at_once)));
         }
         at_once = false;
         gone.as_mut().poll(cx).map(Err)
@@ -240,34 +245,38 @@ mod tests {
         (Box::new(PlainStream::from(stream)), listener)
     }
 
+    fn header() -> RequestHeader {
+        RequestHeader::build_no_case(Method::POST, b"/", None).expect("a header")
+    }
+
     #[tokio::test]
     async fn a_request_goes_out_in_one_piece_and_a_large_one_whole() {
         let (mut stream, listener) = connected().await;
         let (mut server, _) = listener.accept().await.expect("a connection");
-        let request = || Buf::chain(&b"POST / HTTP/1.1\r\n\r\n"[..], &b"body"[..]);
-        write(&mut stream, request(), None).await.expect("it is taken");
+        write(&mut stream, &header(), Bytes::from_static(b"body"), None).await.expect("it is taken");
         // What is sent at once is read at once, between two sockets of one machine.
         let mut read = [0; 100];
         let count = server.read(&mut read).await.expect("it comes");
         assert_eq!(read[..count], *b"POST / HTTP/1.1\r\n\r\nbody");
-        let large = vec![7; 20 << 20];
+        let large = Bytes::from(vec![7; 20 << 20]);
         let taken = async {
-            let mut all = vec![0; large.len()];
+            let mut all = vec![0; count - 4 + large.len()];
             server.read_exact(&mut all).await.map(|_| all)
         };
-        let (written, taken) =
-            tokio::join!(write(&mut stream, &large[..], Some(LAST_CHUNK_TIME_MAX * 100)), taken);
+        let (header, time_max) = (header(), Some(LAST_CHUNK_TIME_MAX * 100));
+        let (written, taken) = tokio::join!(write(&mut stream, &header, large.clone(), time_max), taken);
         written.expect("it is taken");
-        assert!(taken.expect("it comes") == large);
+        assert!(taken.expect("it comes").ends_with(&large));
     }
 
     #[tokio::test]
     async fn who_takes_nothing_is_not_waited_for() {
         let (mut stream, listener) = connected().await;
-        let late = write(&mut stream, &vec![7; 40 << 20][..], Some(LAST_CHUNK_TIME_MAX)).await;
+        let body = Bytes::from(vec![7; 40 << 20]);
+        let late = write(&mut stream, &header(), body, Some(LAST_CHUNK_TIME_MAX)).await;
         assert_eq!(*late.expect_err("nobody reads").etype(), ErrorType::WriteTimedout);
         drop(listener);
-        let broken = write(&mut stream, &b"more"[..], None).await.expect_err("nobody is there");
+        let broken = write(&mut stream, &header(), Bytes::new(), None).await.expect_err("nobody is there");
         assert_eq!(*broken.etype(), ErrorType::WriteError);
     }
 }

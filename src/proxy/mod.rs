@@ -39,6 +39,7 @@ mod phases;
 mod quote;
 mod refusal;
 mod replicas;
+mod reply;
 pub(crate) mod respond;
 mod roster;
 mod settle;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, header};
 use pingora::http::RequestHeader;
-use pingora::protocols::http::v1::client::HttpSession;
+use pingora::protocols::Stream;
+use pingora::protocols::http::HttpTask;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType, Result};
 use tokio::time::timeout;
@@ -15,6 +16,8 @@ use crate::route::Server;
 
 use super::clock::Clock;
 use super::conduit::{Conduits, Line};
+use super::exchange;
+use super::reply::Reply;
 use super::trust::{Trust, is_distrust};
 
 /// One address of a server is not waited for any longer, where there is another.
@@ -58,12 +61,12 @@ impl Side {
     ) -> Result<(StatusCode, Bytes)> {
         let late = || Error::explain(ErrorType::ReadTimedout, "no answer in time");
         let asked = async {
-            let (session, peer, is_used) = self.connect(trust, server, connection).await?;
-            match self.exchange((session, peer), server, path, body.clone(), connection).await {
+            let (stream, peer, is_used) = self.connect(trust, server, connection).await?;
+            match self.exchange((stream, peer), server, path, body.clone(), connection).await {
                 // It died while it was idle.
                 Err(_) if is_used => {
-                    let (session, peer, _) = self.connect(trust, server, Connection::Fresh).await?;
-                    self.exchange((session, peer), server, path, body, Connection::Fresh).await
+                    let (stream, peer, _) = self.connect(trust, server, Connection::Fresh).await?;
+                    self.exchange((stream, peer), server, path, body, Connection::Fresh).await
                 }
                 answer => answer,
             }
@@ -77,7 +80,7 @@ impl Side {
         trust: &Trust,
         server: &Server,
         connection: Connection,
-    ) -> Result<(HttpSession, HttpPeer, bool)> {
+    ) -> Result<(Stream, HttpPeer, bool)> {
         let mut left = server.addresses();
         loop {
             let address = server.address().ok_or_else(|| {
@@ -90,7 +93,7 @@ impl Side {
             peer.options.connection_timeout = Some(CONNECT_TIME_MAX);
             peer.options.total_connection_timeout = Some(CONNECT_TIME_MAX);
             match self.conduits.line(&peer, connection == Connection::Fresh, self.clock.now()).await {
-                Ok(Line { stream, was_used }) => return Ok((HttpSession::new(stream), peer, was_used)),
+                Ok(Line { stream, was_used }) => return Ok((stream, peer, was_used)),
                 Err(error) if left <= 1 || is_distrust(&error) => return Err(error),
                 Err(_) => server.address_failed(address),
             }
@@ -100,7 +103,7 @@ impl Side {
 
     async fn exchange(
         &self,
-        (mut session, peer): (HttpSession, HttpPeer),
+        (mut stream, peer): (Stream, HttpPeer),
         server: &Server,
         path: &str,
         body: Option<Bytes>,
@@ -120,28 +123,31 @@ impl Side {
             request.insert_header(header::CONTENT_TYPE, "application/json")?;
             request.insert_header(header::CONTENT_LENGTH, body.len())?;
         }
-        session.write_request_header(Box::new(request)).await?;
-        if let Some(body) = body {
-            session.write_body(&body).await?;
-            session.finish_body().await?;
-        }
-        session.read_response().await?;
-        while session.get_status().is_some_and(|status| status.is_informational() && status != SWITCHING) {
-            session.read_response().await?;
-        }
-        let status = session.get_status().unwrap_or(StatusCode::BAD_GATEWAY);
+        exchange::write(&mut stream, &request, body.unwrap_or_default(), None).await?;
+        let mut reply = Reply::new(stream);
+        let (status, mut is_over) = loop {
+            match reply.piece().await? {
+                HttpTask::Header(header, is_over)
+                    if !header.status.is_informational() || header.status == SWITCHING =>
+                {
+                    break (header.status, is_over);
+                }
+                _ => {}
+            }
+        };
         let mut answer = BytesMut::new();
-        while let Some(chunk) = session.read_body_bytes().await? {
-            answer.extend_from_slice(&chunk);
+        while !is_over {
+            let HttpTask::Body(chunk, is_last) = reply.piece().await? else { break };
+            answer.extend_from_slice(&chunk.unwrap_or_default());
             if answer.len() > ANSWER_BYTES_MAX {
                 return Error::e_explain(ErrorType::ReadError, "the answer is too large");
             }
+            is_over = is_last;
         }
-        if connection == Connection::Kept {
-            session.respect_keepalive();
-            if let Some(stream) = session.reuse().await {
-                self.conduits.keep(&peer, stream, self.clock.now());
-            }
+        if connection == Connection::Kept
+            && let Some(stream) = reply.into_kept()
+        {
+            self.conduits.keep(&peer, stream, self.clock.now());
         }
         Ok((status, answer.freeze()))
     }
