@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::wire::{Framing, Misframed, words};
 
 /// What is read at once.
-const READ_BYTES: usize = 32 << 10;
+const READ_BYTES: usize = 16 << 10;
 
 /// More than any server of this kind says before its answer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
