@@ -183,7 +183,7 @@ async fn pass(
             is_over = true;
         }
     }
-    if let Some(stream) = reply.into_kept().filter(|_| is_sent) {
+    if let Some(stream) = reply.into_kept().await.filter(|_| is_sent) {
         let gateway = &ctx.gateway;
         gateway.conduits.keep(peer, stream, gateway.clock.now());
     }

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header, response};
@@ -15,9 +16,10 @@ use httparse::{ParserConfig, Status};
 use pingora::protocols::Stream;
 use pingora::protocols::http::HttpTask;
 use pingora::{Error, ErrorType, OrErr, Result};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
 
-use crate::wire::{Framing, Misframed, words};
+use crate::wire::{Framing, Misframed, content_length, words};
 
 /// What is read at once.
 const READ_BYTES: usize = 16 << 10;
@@ -25,6 +27,10 @@ const READ_BYTES: usize = 16 << 10;
 /// More than any server of this kind says before its answer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 128;
+const HEADS_MAX: usize = 32;
+
+/// How long it is waited for a server to take its leave of.
+const SHUTDOWN_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// The error of a body whose end cannot be told.
 const MISFRAMED: ErrorType = ErrorType::Custom("misframed");
@@ -36,6 +42,7 @@ pub(super) struct Reply {
     head: Vec<u8>,
     /// The latter.
     is_unread: bool,
+    heads: usize,
     /// Once its header has come.
     framing: Option<Framing>,
     /// What has come together with the piece before.
@@ -47,7 +54,7 @@ pub(super) struct Reply {
 impl Reply {
     /// Of a server that has the request, which is no HEAD.
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, head: Vec::new(), is_unread: false, framing: None, next: None, keeps: false }
+        Self { stream, head: Vec::new(), is_unread: false, heads: 0, framing: None, next: None, keeps: false }
     }
 
     /// The next piece: a header, of which those that only inform are followed by another, or bytes of the body, the
@@ -78,9 +85,16 @@ impl Reply {
     }
 
     /// Its connection, where that may carry another request.
-    pub(super) fn into_kept(self) -> Option<Stream> {
+    pub(super) async fn into_kept(mut self) -> Option<Stream> {
         let is_over = self.framing.is_some_and(|framing| framing.is_over());
-        (self.keeps && is_over && self.next.is_none()).then_some(self.stream)
+        if self.keeps && is_over && self.next.is_none() {
+            return Some(self.stream);
+        }
+        // TLS has a word for it (RFC 8446, section 6.1).
+        if self.stream.get_ssl_digest().is_some() {
+            let _ = timeout(SHUTDOWN_TIME_MAX, AsyncWriteExt::shutdown(&mut self.stream)).await;
+        }
+        None
     }
 
     /// A function of its own: all of its room is on the stack while it runs. `None`: what came is no whole piece.
@@ -116,12 +130,21 @@ impl Reply {
     fn body(&mut self, bytes: &[u8]) -> Result<Option<HttpTask>> {
         let Some(framing) = &mut self.framing else { return Ok(None) };
         let mut body = Vec::with_capacity(bytes.len());
-        let behind = framing.take(bytes, &mut body).map_err(misframed)?;
+        let took = framing.take(bytes, &mut body).map_err(misframed);
         // What nobody asked for may be followed by more.
-        self.keeps &= behind == 0;
+        self.keeps &= matches!(took, Ok(0));
         let is_over = framing.is_over();
         let body = Some(Bytes::from(body)).filter(|body| !body.is_empty());
-        Ok((body.is_some() || is_over).then_some(HttpTask::Body(body, is_over)))
+        let piece = (body.is_some() || is_over).then_some(HttpTask::Body(body, is_over));
+        match took {
+            Ok(_) => Ok(piece),
+            Err(error) if piece.is_none() => Err(error),
+            // What came before it is the body's.
+            Err(error) => {
+                self.next = Some(Err(error));
+                Ok(piece)
+            }
+        }
     }
 
     /// Reads a head, and what has come behind it.
@@ -133,6 +156,10 @@ impl Reply {
             self.head = bytes.to_vec();
             return Ok(None);
         };
+        self.heads += 1;
+        if self.heads > HEADS_MAX {
+            return Error::e_explain(ErrorType::InvalidHTTPHeader, "heads without an answer");
+        }
         let behind = bytes.get(read..).unwrap_or_default();
         let status = header.status;
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
@@ -200,24 +227,21 @@ fn keeps(header: &response::Parts) -> bool {
     let coded = header.headers.contains_key(header::TRANSFER_ENCODING);
     match header.version {
         // Whoever knows no chunks, and sends some, has passed on what it did not read (section 6.1).
-        Version::HTTP_10 => says("keep-alive") && !coded,
+        Version::HTTP_10 => says("keep-alive") && !says("close") && !coded,
         _ => !(says("close") || coded && header.headers.contains_key(header::CONTENT_LENGTH)),
     }
 }
 
-/// Leaves one length, and none where chunks are.
+/// Leaves one length, spelled as one, and none where chunks are.
 fn tidy(header: &mut response::Parts) {
     if header.headers.contains_key(header::TRANSFER_ENCODING) {
         header.headers.remove(header::CONTENT_LENGTH);
-        return;
-    }
-    let length = {
-        let mut lengths = words(&header.headers, &header::CONTENT_LENGTH);
-        let first = lengths.next();
-        lengths.next().and(first).and_then(|length| HeaderValue::from_bytes(length).ok())
-    };
-    if let Some(length) = length {
-        header.headers.insert(header::CONTENT_LENGTH, length);
+    } else if let Ok(Some(length)) = content_length(&header.headers) {
+        let mut spelled = header.headers.get_all(header::CONTENT_LENGTH).iter();
+        let is_plain = |value: &HeaderValue| value == itoa::Buffer::new().format(length);
+        if !spelled.next().is_some_and(is_plain) || spelled.next().is_some() {
+            header.headers.insert(header::CONTENT_LENGTH, length.into());
+        }
     }
 }
 
@@ -225,7 +249,13 @@ fn tidy(header: &mut response::Parts) {
 mod tests {
     use std::io::Cursor;
 
+    use futures_util::FutureExt;
+
     use super::*;
+
+    fn kept(reply: Reply) -> bool {
+        reply.into_kept().now_or_never().flatten().is_some()
+    }
 
     /// What is read of an answer that comes in such pieces, before its connection ends; and whether that may carry
     /// another request.
@@ -253,22 +283,22 @@ mod tests {
                             said.push(format!("{body}."));
                         }
                     }
-                    Ok(Some(_)) => return (said, reply.into_kept().is_some()),
+                    Ok(Some(_)) => return (said, kept(reply)),
                     Ok(None) => break,
                     Err(error) => {
                         said.push(format!("{body}{}", error.etype().as_str()));
-                        return (said, reply.into_kept().is_some());
+                        return (said, kept(reply));
                     }
                 }
                 came = reply.at_hand();
             }
         }
-        (said, reply.into_kept().is_some())
+        (said, kept(reply))
     }
 
     #[test]
     fn answers_are_read_however_they_are_cut() {
-        let cases: [(&str, &[&str], bool); 18] = [
+        let cases: [(&str, &[&str], bool); 22] = [
             ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", &["200 content-length=2", "{}."], true),
             ("HTTP/1.1 200\r\ncontent-length: 0\r\n\r\n", &["200 content-length=0."], true),
             ("HTTP/1.1 204 None\r\nx: \r\n\r\n", &["204 x=."], true),
@@ -304,6 +334,18 @@ mod tests {
                 &["100", "103 link=a", "201 content-length=1", "1."],
                 true,
             ),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 02\r\n\r\n{}", &["200 content-length=2", "{}."], true),
+            (
+                "HTTP/1.0 200 OK\r\ncontent-length: 2\r\nconnection: keep-alive, close\r\n\r\n{}",
+                &["200 content-length=2 connection=keep-alive, close", "{}."],
+                false,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\nzz\r\n0\r\n\r\n",
+                &["200 transfer-encoding=chunked", "abmisframed"],
+                false,
+            ),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2,\r\n\r\n{}", &["InvalidHTTPHeader"], false),
             ("", &["ConnectionClosed"], false),
             ("HTTP/1.1 200 OK\r\n", &["ConnectionClosed"], false),
             (
@@ -333,7 +375,8 @@ mod tests {
         assert_eq!(read([many.as_bytes()]).0, ["InvalidHTTPHeader"]);
         let long = format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(2 * HEAD_BYTES_MAX));
         assert_eq!(read(long.as_bytes().chunks(1000)).0, ["InvalidHTTPHeader"]);
-        let hints = "HTTP/1.1 100 Go on\r\n\r\n".repeat(READ_BYTES / 22);
-        assert_eq!(read([hints.as_bytes()]).0.len(), READ_BYTES / 22 + 1);
+        let hints = "HTTP/1.1 100 Go on\r\n\r\n".repeat(700);
+        let (said, _) = read([hints.as_bytes()]);
+        assert_eq!((said.len(), said.last().map(String::as_str)), (HEADS_MAX + 1, Some("InvalidHTTPHeader")));
     }
 }

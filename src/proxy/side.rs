@@ -145,7 +145,7 @@ impl Side {
             is_over = is_last;
         }
         if connection == Connection::Kept
-            && let Some(stream) = reply.into_kept()
+            && let Some(stream) = reply.into_kept().await
         {
             self.conduits.keep(&peer, stream, self.clock.now());
         }

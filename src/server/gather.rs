@@ -12,6 +12,7 @@ use arrayvec::ArrayVec;
 use bytes::{Buf, BytesMut};
 use futures_util::FutureExt;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::task::unconstrained;
 
 /// So much waits for more.
 const WAITING_BYTES_MAX: usize = 16 << 10;
@@ -92,7 +93,8 @@ impl<S: AsyncWrite + Unpin> Drop for Gathering<S> {
     fn drop(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
         if !waiting.is_empty() {
-            let _ = self.inner.write_all(&waiting).now_or_never();
+            // Out of tokio's turn, which may be used up.
+            let _ = unconstrained(self.inner.write_all(&waiting)).now_or_never();
         }
     }
 }

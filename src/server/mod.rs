@@ -123,7 +123,7 @@ pub fn run(loaded: Loaded, origin: Option<Origin>, launch: Launch) -> Result<(),
     let (bookkeeper, ticker) = (Bookkeeper(Arc::clone(&gateway)), Ticker(Arc::clone(&gateway)));
     let chores = Chores {
         first: Box::new(Sharing(Arc::clone(&gateway))),
-        others: vec![Box::new(drain), Box::new(bookkeeper), Box::new(ticker)],
+        others: vec![Arc::new(drain), Arc::new(bookkeeper), Arc::new(ticker)],
     };
     let chores = server.add_service(background_service("chores", chores));
     let reload =

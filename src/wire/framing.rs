@@ -36,6 +36,8 @@ enum Awaited {
     /// Its connection's end.
     Close,
     Nothing,
+    /// Nobody knows: from here on all is an error.
+    Lost(Misframed),
 }
 
 /// Why a body cannot be told from what follows it.
@@ -64,6 +66,7 @@ impl fmt::Display for Misframed {
 impl Framing {
     /// By the header of an answer to a request that is no HEAD.
     pub fn of(status: StatusCode, headers: &HeaderMap) -> Result<Self, Misframed> {
+        let length = content_length(headers)?;
         let awaited = if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             Awaited::Nothing
         } else if headers.contains_key(header::TRANSFER_ENCODING) {
@@ -74,7 +77,7 @@ impl Framing {
                 _ => return Err(Misframed::Coding),
             }
         } else {
-            match length(headers)? {
+            match length {
                 Some(0) => Awaited::Nothing,
                 Some(bytes) => Awaited::Length(bytes),
                 None => Awaited::Close,
@@ -93,12 +96,17 @@ impl Framing {
         self.awaited == Awaited::Close
     }
 
-    /// Takes in what has come, and adds to `body` what of it is the body's. Says how many bytes were not read, which
-    /// stand behind its end.
-    pub fn take(&mut self, mut bytes: &[u8], body: &mut Vec<u8>) -> Result<usize, Misframed> {
+    /// Takes in what has come, and adds to `body` what of it is the body's, up to an error too. Says how many bytes
+    /// were not read, which stand behind its end.
+    pub fn take(&mut self, bytes: &[u8], body: &mut Vec<u8>) -> Result<usize, Misframed> {
+        self.read(bytes, body).inspect_err(|why| self.awaited = Awaited::Lost(*why))
+    }
+
+    fn read(&mut self, mut bytes: &[u8], body: &mut Vec<u8>) -> Result<usize, Misframed> {
         while !bytes.is_empty() {
             let read = match self.awaited {
                 Awaited::Nothing => return Ok(bytes.len()),
+                Awaited::Lost(why) => return Err(why),
                 Awaited::Close => {
                     body.extend_from_slice(bytes);
                     bytes.len()
@@ -133,6 +141,7 @@ impl Framing {
     pub fn close(&mut self) -> Result<(), Misframed> {
         match self.awaited {
             Awaited::Close | Awaited::Nothing => self.awaited = Awaited::Nothing,
+            Awaited::Lost(why) => return Err(why),
             _ => return Err(Misframed::Cut),
         }
         Ok(())
@@ -191,18 +200,18 @@ impl Framing {
 
 /// The parts of a list that may stand in several headers (RFC 9110, section 5.6.1).
 pub fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
-    let values = headers.get_all(name).iter();
-    let parts = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    parts.map(<[u8]>::trim_ascii).filter(|word| !word.is_empty())
+    parts(headers, name).filter(|word| !word.is_empty())
 }
 
-/// Of several lengths all must be one (RFC 9110, section 8.6).
-fn length(headers: &HeaderMap) -> Result<Option<u64>, Misframed> {
-    if !headers.contains_key(header::CONTENT_LENGTH) {
-        return Ok(None);
-    }
-    let mut lengths = words(headers, &header::CONTENT_LENGTH);
-    let first = lengths.next().ok_or(Misframed::Length)?;
+fn parts<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let values = headers.get_all(name).iter();
+    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+}
+
+/// The length that a header announces. Of several, all must be one (RFC 9110, section 8.6).
+pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Misframed> {
+    let mut lengths = parts(headers, &header::CONTENT_LENGTH);
+    let Some(first) = lengths.next() else { return Ok(None) };
     if !first.iter().all(u8::is_ascii_digit) || lengths.any(|other| other != first) {
         return Err(Misframed::Length);
     }
@@ -233,20 +242,26 @@ mod tests {
         framing(&[("transfer-encoding", "chunked")]).expect("a coding that is known")
     }
 
-    /// A body in such pieces, and how many bytes stand behind it.
-    fn body(mut framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, usize), Misframed> {
-        let (mut body, mut behind) = (Vec::new(), 0);
+    /// A body in such pieces, as far as it is one, and how many bytes stand behind it.
+    fn read(mut framing: Framing, pieces: &[&[u8]]) -> (Vec<u8>, Result<usize, Misframed>) {
+        let (mut body, mut behind) = (Vec::new(), Ok(0));
         for piece in pieces {
-            behind += framing.take(piece, &mut body)?;
+            let took = framing.take(piece, &mut body);
+            behind = behind.and_then(|before| took.map(|behind| before + behind));
         }
-        framing.close()?;
-        Ok((body, behind))
+        let closed = framing.close();
+        (body, behind.and_then(|behind| closed.map(|()| behind)))
+    }
+
+    fn body(framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, usize), Misframed> {
+        let (body, behind) = read(framing, pieces);
+        behind.map(|behind| (body, behind))
     }
 
     #[test]
     fn a_header_says_how_its_body_ends() {
         let ends = |lines: &[_]| framing(lines).map(|framing| framing.awaited);
-        let cases: [(&[(&str, &str)], _); 15] = [
+        let cases: [(&[(&str, &str)], _); 18] = [
             (&[], Ok(Awaited::Close)),
             (&[("content-length", "7")], Ok(Awaited::Length(7))),
             (&[("content-length", "0")], Ok(Awaited::Nothing)),
@@ -254,6 +269,9 @@ mod tests {
             (&[("content-length", "7"), ("content-length", "8")], Err(Misframed::Length)),
             (&[("content-length", "7, 8")], Err(Misframed::Length)),
             (&[("content-length", "")], Err(Misframed::Length)),
+            (&[("content-length", "7,")], Err(Misframed::Length)),
+            (&[("content-length", "7"), ("content-length", "")], Err(Misframed::Length)),
+            (&[("content-length", "007")], Ok(Awaited::Length(7))),
             (&[("content-length", "+7")], Err(Misframed::Length)),
             (&[("content-length", "-7")], Err(Misframed::Length)),
             (&[("content-length", "99999999999999999999")], Err(Misframed::Length)),
@@ -340,7 +358,7 @@ mod tests {
             cuts.extend([0, bytes.len()]);
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
-            prop_assert_eq!(body(chunked(), &pieces), body(chunked(), &[&bytes]));
+            prop_assert_eq!(read(chunked(), &pieces), read(chunked(), &[&bytes]));
         }
     }
 }

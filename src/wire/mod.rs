@@ -23,7 +23,7 @@ pub use endpoint::{
     find, is_endpoint_path, is_known_path, protocol_at,
 };
 pub use envelope::ErrorBody;
-pub use framing::{Framing, Misframed, words};
+pub use framing::{Framing, Misframed, content_length, words};
 pub use json::{Document, Fault, Model, parse, refuse_slot, rename_model, wants_stream};
 pub use media::remote as remote_media;
 pub use multipart::{model as multipart_model, rename as rename_multipart_model};
