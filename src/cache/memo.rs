@@ -18,7 +18,7 @@ use super::key::Digest;
 const BODIES_MAX: usize = 16 << 10;
 
 /// TinyUFO's tables begin with room for so many, and grow. Its sketch of what is asked for often does not: for all of
-/// them it took 700 KiB, was looked into with each body that nobody knows, and `force_put` never asks it.
+/// them it took 700 KiB, and `force_put` never asks it.
 const BODIES_BEGUN: usize = 1 << 10;
 
 /// What a look-up needs to know of a body.

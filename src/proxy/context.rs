@@ -373,7 +373,7 @@ impl Context {
     }
 }
 
-/// Pingora does not come to `logging` where it ends a request itself: at the end of the grace period, or when the
+/// Nobody comes to `logging` where a request is dropped: at the end of the grace period, or when the
 /// caller closes its connection at the wrong moment. Such a request has its line all the same.
 impl Drop for Context {
     fn drop(&mut self) {

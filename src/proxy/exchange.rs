@@ -4,7 +4,7 @@
 //! hooks that the gateway has, in the same order. Pingora 0.9.1 has what comes from the server and what goes to the
 //! caller pass through a channel between two halves, gives a body that was read ahead back only up to 64 KiB, has one
 //! timeout for all that a server sends, ends an answer with its first caller, and closes a caller's connection where no
-//! server could be reached. Connections and whatever the caller speaks are Pingora's, here as there.
+//! server could be reached. Connections by TLS and whatever the caller speaks are Pingora's, here as there.
 
 use std::future::poll_fn;
 use std::io;

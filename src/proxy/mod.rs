@@ -62,7 +62,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::modules::http::HttpModules;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, Result};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
@@ -85,20 +84,17 @@ pub use self::phases::Phases;
 /// A caller that takes nothing for this long holds a server's slot no longer.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// The gateway as Pingora sees it.
+/// The gateway as Pingora's hooks.
 pub struct Proxy(pub Arc<Current>);
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    /// In a box: Pingora moves it from one future into the next, and each would be larger by it.
+    /// In a box: it goes from one future into the next, and each would be larger by it.
     type CTX = Box<Context>;
 
     fn new_ctx(&self) -> Box<Context> {
         Box::new(Context::new(self.0.load()))
     }
-
-    /// No modules: Pingora's default would look at compression on every answer.
-    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Self::CTX) -> Result<()> {
         let gateway = Arc::clone(&ctx.gateway);

@@ -66,7 +66,6 @@ impl fmt::Display for Misframed {
 impl Framing {
     /// By the header of an answer to a request that is no HEAD.
     pub fn of(status: StatusCode, headers: &HeaderMap) -> Result<Self, Misframed> {
-        let length = content_length(headers)?;
         let awaited = if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             Awaited::Nothing
         } else if headers.contains_key(header::TRANSFER_ENCODING) {
@@ -77,7 +76,7 @@ impl Framing {
                 _ => return Err(Misframed::Coding),
             }
         } else {
-            match length {
+            match content_length(headers)? {
                 Some(0) => Awaited::Nothing,
                 Some(bytes) => Awaited::Length(bytes),
                 None => Awaited::Close,
@@ -89,6 +88,11 @@ impl Framing {
     /// Whether all has come.
     pub fn is_over(&self) -> bool {
         self.awaited == Awaited::Nothing
+    }
+
+    /// Why nobody knows any more, if that is so.
+    pub fn lost(&self) -> Option<Misframed> {
+        if let Awaited::Lost(why) = self.awaited { Some(why) } else { None }
     }
 
     /// Whether only the connection's end ends it.
