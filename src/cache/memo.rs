@@ -82,14 +82,16 @@ fn bytes(endpoint: &str, body: &[u8]) -> [u8; 32] {
 mod tests {
     use super::*;
 
+    fn gist() -> Gist {
+        Gist { model: None, stream: false, form: Form::Plain, deterministic: true, digest: [7; 32] }
+    }
+
     #[test]
     fn a_body_is_known_by_its_bytes_at_its_endpoint() {
         let memo = Memo::default();
-        let gist =
-            Gist { model: None, stream: false, form: Form::Plain, deterministic: true, digest: [7; 32] };
         assert_eq!(memo.recall("/completion", b"{}"), None);
-        memo.remember("/completion", b"{}", gist.clone());
-        assert_eq!(memo.recall("/completion", b"{}"), Some(gist));
+        memo.remember("/completion", b"{}", gist());
+        assert_eq!(memo.recall("/completion", b"{}"), Some(gist()));
         assert_eq!(memo.recall("/v1/completions", b"{}"), None);
         assert_eq!(memo.recall("/completion", b"{ }"), None);
     }
@@ -97,12 +99,10 @@ mod tests {
     #[test]
     fn the_latest_are_known() {
         let memo = Memo::default();
-        let gist =
-            Gist { model: None, stream: false, form: Form::Plain, deterministic: true, digest: [7; 32] };
         let bodies: Vec<_> = (0..2 * BODIES_MAX).map(|number| number.to_string()).collect();
         for body in &bodies {
-            memo.remember("/completion", body.as_bytes(), gist.clone());
-            assert_eq!(memo.recall("/completion", body.as_bytes()), Some(gist.clone()));
+            memo.remember("/completion", body.as_bytes(), gist());
+            assert_eq!(memo.recall("/completion", body.as_bytes()), Some(gist()));
         }
         let known = bodies.iter().filter(|body| memo.recall("/completion", body.as_bytes()).is_some());
         assert!((BODIES_MAX / 2..=BODIES_MAX).contains(&known.count()));
@@ -111,9 +111,7 @@ mod tests {
     #[test]
     fn what_is_found_by_its_place_is_compared_whole() {
         let memo = Memo::default();
-        let gist =
-            Gist { model: None, stream: false, form: Form::Plain, deterministic: true, digest: [7; 32] };
-        let another = Known { bytes: bytes("/completion", b"[]"), gist };
+        let another = Known { bytes: bytes("/completion", b"[]"), gist: gist() };
         memo.known.force_put(memo.place("/completion", b"{}"), Arc::new(another), 1);
         assert_eq!(memo.recall("/completion", b"{}"), None);
     }

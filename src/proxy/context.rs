@@ -373,8 +373,8 @@ impl Context {
     }
 }
 
-/// Nobody comes to `logging` where a request is dropped: at the end of the grace period, or when the
-/// caller closes its connection at the wrong moment. Such a request has its line all the same.
+/// Nobody comes to `logging` where a request is dropped: at the end of the grace period, or when the caller closes its
+/// connection at the wrong moment. Such a request has its line all the same.
 impl Drop for Context {
     fn drop(&mut self) {
         if !self.told.written && !self.arrival.request_id.is_empty() {

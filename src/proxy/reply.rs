@@ -46,7 +46,7 @@ pub(super) struct Reply {
     /// Once its header has come.
     framing: Option<Framing>,
     /// What has come together with the piece before.
-    next: Option<Result<HttpTask>>,
+    next: Option<HttpTask>,
     /// The connection may carry another request once the answer is over.
     keeps: bool,
 }
@@ -74,7 +74,7 @@ impl Reply {
     /// A piece that came together with the one before.
     fn at_hand(&mut self) -> Result<Option<HttpTask>> {
         if let Some(next) = self.next.take() {
-            return next.map(Some);
+            return Ok(Some(next));
         }
         if std::mem::take(&mut self.is_unread) {
             let head = std::mem::take(&mut self.head);
@@ -175,7 +175,8 @@ impl Reply {
         if is_over {
             self.keeps &= behind.is_empty();
         } else if !behind.is_empty() {
-            self.next = self.body(behind).transpose();
+            // What is wrong in it stays so, and is told where it is asked for.
+            self.next = self.body(behind).ok().flatten();
         }
         Ok(Some(HttpTask::Header(Box::new(header.into()), is_over)))
     }

@@ -175,8 +175,8 @@ impl Watched {
 
     /// Says the last word, as far as it is taken at once. Nothing is read from here on.
     fn give_up(&mut self, cx: &mut Context<'_>, word: &[u8]) -> Poll<io::Result<()>> {
-        if !word.is_empty() && Pin::new(&mut self.out.inner).poll_write(cx, word).is_ready() {
-            let _ = Pin::new(&mut self.out.inner).poll_flush(cx);
+        if !word.is_empty() && self.out.poll_take(cx, &[IoSlice::new(word)]).is_ready() {
+            let _ = self.out.poll_flush(cx);
         }
         self.given_up.notify_one();
         Poll::Pending
