@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::wire::{Canonical, Members, Text, Value};
+use crate::wire::{Canonical, Members, Name, Value};
 
 use super::form::Form;
 
@@ -88,7 +88,7 @@ pub fn digest(form: Form, body: &Members) -> Option<Digest> {
     if let Some(options) = options.flatten() {
         canonical.value(options).ok()?;
     }
-    canonical.object(body.iter().filter(|(name, _)| !NEUTRAL.contains(&name.text))).ok()?;
+    canonical.object(body.iter().filter(|(name, _)| !NEUTRAL.contains(&name.text()))).ok()?;
     let is_held = !canonical.may_be_rounded();
     canonical.finish().ok().filter(|_| is_held).map(Hasher::finish)
 }
@@ -96,8 +96,8 @@ pub fn digest(form: Form, body: &Members) -> Option<Digest> {
 /// Whether a stream is asked for that tells what cannot be told in another form: then it has an entry of its own.
 fn is_peculiar(form: Form, body: &Members) -> bool {
     let asked = |value: Value<'_>| !value.is_null() && value.as_bool() != Some(false);
-    let is_known = |(name, value): (Text<'_>, Value<'_>)| {
-        name.text == "include_usage" && (value.is_null() || value.as_bool().is_some())
+    let is_known = |(name, value): (Name<'_>, Value<'_>)| {
+        name.text() == "include_usage" && (value.is_null() || value.as_bool().is_some())
     };
     let known = |options: Value<'_>| {
         options.is_null() || options.as_object().is_some_and(|mut options| options.all(is_known))

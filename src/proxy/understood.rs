@@ -205,8 +205,11 @@ impl Understood {
 /// The options of a stream that tells its usage.
 pub(super) fn with_usage(members: &Members) -> Value {
     let options = members.get("stream_options").and_then(wire::Value::as_object);
-    let mut options: Map<String, Value> =
-        options.into_iter().flatten().map(|(name, value)| (name.text.to_owned(), value.to_json())).collect();
+    let mut options: Map<String, Value> = options
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| (name.text().to_owned(), value.to_json()))
+        .collect();
     options.insert("include_usage".to_owned(), true.into());
     Value::Object(options)
 }

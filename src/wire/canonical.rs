@@ -5,8 +5,10 @@
 
 use std::cmp::Ordering;
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 
-use super::tree::{Json, Number, Text, Value};
+use super::lex::plain_bytes;
+use super::value::{Json, Name, Number, Text, Value};
 
 /// Small pieces gather up to here before they are written.
 const GATHERED_BYTES: usize = 4 << 10;
@@ -20,7 +22,7 @@ pub struct Canonical<'a, W> {
     out: W,
     gathered: Vec<u8>,
     /// The members of the objects that are being written, each object's in their order.
-    sorted: Vec<(Text<'a>, Value<'a>)>,
+    sorted: Vec<(Name<'a>, Value<'a>)>,
     may_be_rounded: bool,
 }
 
@@ -65,14 +67,14 @@ impl<'a, W: Write> Canonical<'a, W> {
     }
 
     /// No two members have one name.
-    pub fn object(&mut self, members: impl Iterator<Item = (Text<'a>, Value<'a>)>) -> io::Result<()> {
+    pub fn object(&mut self, members: impl Iterator<Item = (Name<'a>, Value<'a>)>) -> io::Result<()> {
         let first = self.sorted.len();
         self.sorted.extend(members);
         let end = self.sorted.len();
         if let Some(members) = self.sorted.get_mut(first..)
-            && !members.is_sorted_by(|(one, _), (other, _)| order(one.text, other.text).is_lt())
+            && !members.is_sorted_by(|(one, _), (other, _)| order(one.text(), other.text()).is_lt())
         {
-            members.sort_unstable_by(|(one, _), (other, _)| order(one.text, other.text));
+            members.sort_unstable_by(|(one, _), (other, _)| order(one.text(), other.text()));
         }
         self.gathered.push(b'{');
         for at in first..end {
@@ -81,7 +83,7 @@ impl<'a, W: Write> Canonical<'a, W> {
             if at > first {
                 self.gathered.push(b',');
             }
-            self.text(name)?;
+            self.name(name)?;
             self.gathered.push(b':');
             self.value(value)?;
         }
@@ -99,19 +101,35 @@ impl<'a, W: Write> Canonical<'a, W> {
         Ok(())
     }
 
-    fn text(&mut self, Text { text, is_plain }: Text<'_>) -> io::Result<()> {
-        let text = text.as_bytes();
+    fn text(&mut self, text: Text<'_>) -> io::Result<()> {
+        match text.canonical() {
+            Some(spelled) => self.spelled(spelled),
+            None => self.quoted(&text.read()),
+        }
+    }
+
+    fn name(&mut self, name: Name<'_>) -> io::Result<()> {
+        match name.canonical() {
+            Some(spelled) => self.spelled(spelled),
+            None => self.quoted(name.text()),
+        }
+    }
+
+    /// Writes what is spelled as it is to be.
+    fn spelled(&mut self, spelled: &str) -> io::Result<()> {
+        if spelled.len() < GATHERED_BYTES {
+            self.gathered.extend_from_slice(spelled.as_bytes());
+            return Ok(());
+        }
+        self.pass_on(0)?;
+        self.out.write_all(spelled.as_bytes())
+    }
+
+    fn quoted(&mut self, text: &str) -> io::Result<()> {
         self.gathered.push(b'"');
-        if !is_plain {
-            for piece in text.chunks(GATHERED_BYTES) {
-                escape(piece, &mut self.gathered);
-                self.pass_on(GATHERED_BYTES)?;
-            }
-        } else if text.len() < GATHERED_BYTES {
-            self.gathered.extend_from_slice(text);
-        } else {
-            self.pass_on(0)?;
-            self.out.write_all(text)?;
+        for piece in text.as_bytes().chunks(GATHERED_BYTES) {
+            escape(piece, &mut self.gathered);
+            self.pass_on(GATHERED_BYTES)?;
         }
         self.gathered.push(b'"');
         Ok(())
@@ -143,12 +161,17 @@ impl<'a, W: Write> Canonical<'a, W> {
     }
 }
 
-/// By UTF-16 units (RFC 8785, section 3.2.3), which is the order of bytes where all is ASCII.
+/// By UTF-16 units (RFC 8785, section 3.2.3). It is the order of bytes, but for letters beyond 16 bits, whose first
+/// unit comes before U+E000: they begin with 0xF0 and more, and what is from there on with 0xEE or 0xEF.
 fn order(one: &str, other: &str) -> Ordering {
-    if one.is_ascii() && other.is_ascii() {
-        one.cmp(other)
-    } else {
-        one.encode_utf16().cmp(other.encode_utf16())
+    const LATE: RangeInclusive<u8> = 0xee..=0xef;
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    match one.iter().zip(other).find(|(one, other)| one != other) {
+        None => one.len().cmp(&other.len()),
+        Some((one, other)) if LATE.contains(one.min(other)) && one.max(other) > LATE.end() => {
+            other.cmp(one)
+        }
+        Some((one, other)) => one.cmp(other),
     }
 }
 
@@ -167,18 +190,6 @@ fn escape(mut text: &[u8], out: &mut Vec<u8>) {
         text = &text[plain + 1..];
     }
     text.iter().for_each(|byte| escape_byte(*byte, out));
-}
-
-/// How many of eight bytes come before the first that must be escaped. What marks bytes below a bound may mark one
-/// above a marked one wrongly, and never the first (Warren, Hacker's Delight, 6-1).
-fn plain_bytes(word: [u8; 8]) -> usize {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const HIGH: u64 = ONES << 7;
-    let word = u64::from_le_bytes(word);
-    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGH;
-    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-    let marked = below(word, 0x20) | is(b'"') | is(b'\\');
-    (marked.trailing_zeros() / 8) as usize
 }
 
 fn escape_byte(byte: u8, out: &mut Vec<u8>) {

@@ -1,7 +1,8 @@
 //! What a request may cost in tokens, as far as its body tells.
 
 use super::endpoint::{Endpoint, Work};
-use super::tree::{Json, Members, Number, Value};
+use super::tree::Members;
+use super::value::{Json, Number, Text, Value};
 
 /// Completion tokens of a request that does not bound them.
 const COMPLETION_TOKENS: u64 = 256;
@@ -119,7 +120,7 @@ fn texts(prompt: Option<Value<'_>>) -> (Prompt, u64) {
     fn gather(value: Value<'_>, texts: &mut Vec<String>, tokens: &mut u64) {
         match value.read() {
             _ if texts.len() > TEXTS_MAX => {}
-            Json::Text(text) => texts.push(text.text.to_owned()),
+            Json::Text(text) => texts.push(text.read().into_owned()),
             Json::List(items) => items.for_each(|item| gather(item, texts, tokens)),
             Json::Object(_) => {
                 if let Some(text) = value.get("prompt_string").or_else(|| value.get("content")) {
@@ -148,23 +149,33 @@ fn is_number(value: Value<'_>) -> bool {
 
 /// The likely number of tokens in all text of a value.
 fn estimate(value: Value<'_>) -> u64 {
-    match value.read() {
-        Json::Text(text) if is_media(text.text) => MEDIA_TOKENS,
-        Json::Text(text) => {
-            let text = text.text;
-            let ascii = if text.is_ascii() { text.len() } else { text.bytes().filter(u8::is_ascii).count() };
-            let (ascii, others) = (ascii as u64, (text.len() - ascii) as u64);
-            ascii.div_ceil(ASCII_BYTES_IN_A_TOKEN) + others.div_ceil(OTHER_BYTES_IN_A_TOKEN)
+    let mut tokens = 0;
+    value.visit(|json| {
+        match json {
+            Json::Text(text) if is_media(text) => tokens += MEDIA_TOKENS,
+            Json::Text(text) => {
+                let (ascii, others) = text.bytes();
+                tokens += (ascii as u64).div_ceil(ASCII_BYTES_IN_A_TOKEN);
+                tokens += (others as u64).div_ceil(OTHER_BYTES_IN_A_TOKEN);
+            }
+            Json::List(items) if { items }.all(is_number) => {
+                tokens += items.count() as u64;
+                return false;
+            }
+            Json::Object(_) => tokens += PLACE_TOKENS,
+            Json::List(_) | Json::Null | Json::Bool(_) | Json::Number(_) => {}
         }
-        Json::List(items) if { items }.all(is_number) => items.count() as u64,
-        Json::List(items) => items.map(estimate).sum(),
-        Json::Object(members) => PLACE_TOKENS + members.map(|(_, value)| estimate(value)).sum::<u64>(),
-        Json::Null | Json::Bool(_) | Json::Number(_) => 0,
-    }
+        true
+    });
+    tokens
 }
 
 /// Whether it is an image or a sound in a `data:` URL (RFC 2397), and not a text that begins like one.
-fn is_media(text: &str) -> bool {
+fn is_media(text: Text<'_>) -> bool {
+    if !text.begins_with("data:") {
+        return false;
+    }
+    let text = text.read();
     let head = text.strip_prefix("data:").and_then(|rest| rest.split_once(','));
     head.is_some_and(|(head, _)| head.ends_with(";base64") && !head.contains(char::is_whitespace))
 }

@@ -4,27 +4,19 @@
 //! so that what the gateway decided on is what the server sees. Depth is bounded by serde_json (128).
 
 use std::fmt;
-use std::hash::BuildHasher;
 use std::ops::Range;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use foldhash::fast::RandomState;
-use hashbrown::HashTable;
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
-use super::tree::{self, Json, Members, Node, Number, Tree};
+use super::scan::{self, Scanned, Stopped, scan};
+use super::tree::Members;
+use super::value::{self, Json};
 
 /// A name is written into logs and errors.
 pub(super) const MODEL_BYTES_MAX: usize = 256;
-
-/// A value takes 16 bytes in memory, and as few as two in a body.
-const VALUES_MAX: u32 = 1 << 20;
-
-/// The members of an object are looked through for a name, up to so many; those of a larger one have a table.
-const LOOKED_THROUGH_MAX: usize = 16;
 
 /// A body that is a JSON object.
 #[derive(Debug)]
@@ -64,69 +56,21 @@ pub fn parse(body: &Bytes) -> Result<Document, Fault> {
     }
     // All of it at once, instead of text by text.
     let text = ByteString::try_from(body.clone()).map_err(|_| not_utf8(body))?;
-    let mut json = serde_json::Deserializer::from_str(&text);
-    let reader = Reader::of(text.clone());
-    let top = TopLevel { body, reader };
-    let parsed = json.deserialize_any(top).and_then(|parsed| json.end().map(|()| parsed));
-    match parsed {
-        Ok(parsed) => parsed,
-        Err(error) => Err(Fault::Syntax(error.to_string())),
-    }
-}
-
-/// The fault of a body that is not UTF-8, in the parser's words.
-fn not_utf8(body: &[u8]) -> Fault {
-    let valid = str::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len);
-    let before = &body[..valid];
-    let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-    let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
-    Fault::Syntax(format!("invalid unicode code point at line {line} column {column}"))
-}
-
-struct TopLevel<'a> {
-    body: &'a [u8],
-    reader: Reader,
-}
-
-impl<'de> Visitor<'de> for TopLevel<'_> {
-    type Value = Result<Document, Fault>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let Self { body, mut reader } = self;
-        let mut model: Option<Result<Option<Model>, Fault>> = None;
-        let mut names = Names::of(&reader);
-        while let Some(at) = map.next_key_seed(Name(&mut reader))? {
-            if reader.tree.text(at).text == "model" {
-                if model.is_some() {
-                    return Err(twice("model"));
-                }
-                reader.tree.take_back(at);
-                model = Some(named(body, map.next_value::<&'de RawValue>()?));
-            } else {
-                names.add(at, &mut reader)?;
-                map.next_value_seed(&mut reader)?;
+    let Scanned { tree, mut names, model } = scan(&text).map_err(|stopped| fault(&text, stopped))?;
+    let model = model.map(|(at, span)| (names.remove(at), span));
+    let value = model.map(|(name, span)| (tree.value(name as usize + 1).read(), span));
+    let model = match value {
+        None | Some((Json::Null, _)) => None,
+        Some((Json::Text(name), span)) => {
+            let name = name.read();
+            if name.len() > MODEL_BYTES_MAX {
+                return Err(long_model());
             }
+            Some(Model { name: name.into_owned(), span })
         }
-        let members = Members::new(reader.tree, reader.names);
-        Ok(model.unwrap_or(Ok(None)).map(|model| Document { members, model }))
-    }
-}
-
-/// What a body names, or nothing.
-fn named(body: &[u8], raw: &RawValue) -> Result<Option<Model>, Fault> {
-    let text = raw.get();
-    let start = text.as_ptr() as usize - body.as_ptr() as usize;
-    match serde_json::from_str(text) {
-        Ok(Value::String(name)) if name.len() > MODEL_BYTES_MAX => Err(long_model()),
-        Ok(Value::String(name)) => Ok(Some(Model { name, span: start..start + text.len() })),
-        Ok(Value::Null) => Ok(None),
-        Err(error) => Err(Fault::Syntax(error.to_string())),
-        Ok(_) => Err(Fault::shape("`model` must be a string", Some("model"))),
-    }
+        Some(_) => return Err(Fault::shape("`model` must be a string", Some("model"))),
+    };
+    Ok(Document { members: Members::new(tree, names), model })
 }
 
 /// The fault of a model's name that is too long to be one.
@@ -134,154 +78,91 @@ pub(super) fn long_model() -> Fault {
     Fault::shape(format!("`model` is longer than {MODEL_BYTES_MAX} bytes"), Some("model"))
 }
 
-fn twice<E: Error>(name: &str) -> E {
-    E::custom(format_args!("the member `{name}` is there twice"))
+/// The fault of a body that is not UTF-8, in serde_json's words.
+fn not_utf8(body: &[u8]) -> Fault {
+    let valid = str::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len);
+    Fault::Syntax(placed("invalid unicode code point", body, valid + 1))
 }
 
-/// Reads any JSON value into a tree, with no member twice at any depth, and not too many values in all.
-struct Reader {
-    tree: Tree,
-    /// Of the objects that are being read, one after the other.
-    names: Vec<u32>,
-    values: u32,
-    keyed: RandomState,
-}
-
-/// A member's name; says where it is.
-struct Name<'a>(&'a mut Reader);
-
-/// The names of one object, which are the reader's last.
-struct Names {
-    first: usize,
-    table: HashTable<u32>,
-}
-
-impl Names {
-    fn of(reader: &Reader) -> Self {
-        Self { first: reader.names.len(), table: HashTable::new() }
-    }
-
-    fn add<E: Error>(&mut self, at: usize, reader: &mut Reader) -> Result<(), E> {
-        let text = |at: &u32| reader.tree.text(*at as usize).text;
-        let name = reader.tree.text(at).text;
-        let place = u32::try_from(at).map_err(E::custom)?;
-        let before = reader.names.get(self.first..).unwrap_or_default();
-        let is_there = if before.len() < LOOKED_THROUGH_MAX {
-            before.iter().any(|other| text(other) == name)
-        } else {
-            let hash = |at: &u32| reader.keyed.hash_one(text(at));
-            if self.table.is_empty() {
-                for at in before {
-                    self.table.insert_unique(hash(at), *at, hash);
-                }
-            }
-            let is_there = self.table.find(hash(&place), |other| text(other) == name).is_some();
-            self.table.insert_unique(hash(&place), place, hash);
-            is_there
-        };
-        if is_there {
-            return Err(twice(name));
+fn fault(text: &str, stopped: Stopped) -> Fault {
+    let body = text.as_bytes();
+    Fault::Syntax(match stopped {
+        Stopped::Twice { name, at } => placed(&format!("the member `{name}` is there twice"), body, at),
+        Stopped::Many { at } => placed(&format!("it has more than {} values", scan::VALUES_MAX), body, at),
+        Stopped::Syntax => {
+            let mut json = serde_json::Deserializer::from_str(text);
+            let read = json.deserialize_map(Heeded).and_then(|()| json.end());
+            read.err().map_or_else(|| "it is no JSON object".to_owned(), |error| error.to_string())
         }
-        reader.names.push(place);
-        Ok(())
-    }
+    })
 }
 
-impl<'de> DeserializeSeed<'de> for &mut Reader {
+/// As serde_json says where something is: the line, and its bytes up to there.
+fn placed(what: &str, body: &[u8], bytes: usize) -> String {
+    let before = body.get(..bytes).unwrap_or(body);
+    let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+    let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count();
+    format!("{what} at line {line} column {column}")
+}
+
+/// A value that is read for what is wrong in it.
+struct Heeded;
+
+impl<'de> DeserializeSeed<'de> for Heeded {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        self.values += 1;
-        if self.values > VALUES_MAX {
-            return Err(D::Error::custom(format_args!("it has more than {VALUES_MAX} values")));
-        }
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Name<'_> {
-    type Value = usize;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
-        let at = self.0.tree.len();
-        deserializer.deserialize_str(self.0)?;
-        Ok(at)
-    }
-}
-
-impl Reader {
-    fn of(body: ByteString) -> Self {
-        Self { tree: Tree::of(body), names: Vec::new(), values: 0, keyed: RandomState::default() }
-    }
-
-    fn push<E>(&mut self, node: Node) -> Result<(), E> {
-        self.tree.push(node);
-        Ok(())
-    }
-}
-
-impl<'de> Visitor<'de> for &mut Reader {
+impl<'de> Visitor<'de> for Heeded {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
+        f.write_str("a JSON object")
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.push(Node::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.push(Node::Number(Number::Signed(value)))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.push(Node::Number(Number::Unsigned(value)))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.push(Node::Number(Number::Double(value)))
-    }
-
-    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<(), E> {
-        self.tree.push_plain(value);
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
         Ok(())
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        self.tree.push_apart(value);
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
         Ok(())
     }
 
     fn visit_unit<E>(self) -> Result<(), E> {
-        self.push(Node::Null)
+        Ok(())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let at = self.tree.len();
-        self.tree.push(Node::List(0));
-        while seq.next_element_seed(&mut *self)?.is_some() {}
-        self.tree.end(at);
+        while seq.next_element_seed(Self)?.is_some() {}
         Ok(())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let at = self.tree.len();
-        self.tree.push(Node::Object(0));
-        let mut names = Names::of(self);
-        while let Some(name) = map.next_key_seed(Name(self))? {
-            names.add(name, self)?;
-            map.next_value_seed(&mut *self)?;
+        while map.next_key_seed(Self)?.is_some() {
+            map.next_value_seed(Self)?;
         }
-        self.names.truncate(names.first);
-        self.tree.end(at);
         Ok(())
     }
 }
 
 /// Whether the caller asked for a stream. Absent and `null` mean no, as on llama-server.
 pub fn wants_stream(members: &Members) -> Result<bool, Fault> {
-    match members.get("stream").map(tree::Value::read) {
+    match members.get("stream").map(value::Value::read) {
         None | Some(Json::Null) => Ok(false),
         Some(Json::Bool(stream)) => Ok(stream),
         Some(_) => Err(Fault::shape("`stream` must be true or false", Some("stream"))),
@@ -324,6 +205,9 @@ pub fn rename_model(body: &[u8], model: Option<&Model>, name: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
     use super::*;
 
     fn syntax(body: &str) -> String {
@@ -367,10 +251,127 @@ mod tests {
             );
         }
         assert!(matches!(parse(&Bytes::from_static(b"{\"a\":\"\xff\"}")), Err(Fault::Syntax(_))));
-        let many = format!("{{\"a\":[{}1]}}", "1,".repeat(VALUES_MAX as usize));
+        let many = format!("{{\"a\":[{}1]}}", "1,".repeat(scan::VALUES_MAX as usize));
         assert!(syntax(&many).contains("more than 1048576 values"));
         let long = format!("{{\"model\":\"{}\"}}", "m".repeat(MODEL_BYTES_MAX + 1));
         assert_eq!(parse(&long.into()).err(), Some(long_model()));
+    }
+
+    /// What the values of a body are taken for, by serde_json and here; the same where two readers must agree.
+    fn read(value: &str) -> (Option<Value>, Option<Value>) {
+        let body = format!("{{\"value\":{value}}}");
+        let here = parse(&Bytes::copy_from_slice(body.as_bytes())).ok();
+        let here = here.and_then(|here| here.members.get("value").map(value::Value::to_json));
+        let there: Option<Value> = serde_json::from_str(&body).ok();
+        (here, there.and_then(|there| there.get("value").cloned()))
+    }
+
+    #[test]
+    fn values_are_read_as_serde_json_reads_them() {
+        let numbers = [
+            "0",
+            "-0",
+            "00",
+            "01",
+            "-01",
+            "-",
+            "+1",
+            "1.",
+            ".5",
+            "1.5",
+            "-1.5e-3",
+            "1e",
+            "1e+",
+            "1E+2",
+            "1e999",
+            "9223372036854775808",
+            "-9223372036854775808",
+            "-9223372036854775809",
+            "18446744073709551615",
+            "18446744073709551616",
+            "123456789012345678901234567890",
+            "1.7976931348623157e308",
+            "1.7976931348623159e308",
+            "5e-324",
+            "1e-400",
+            "0.1",
+            "9007199254740993.0",
+            "1 ",
+            "1x",
+            "--1",
+        ];
+        let texts = [
+            r#""""#,
+            r#""a\"\\\/\b\f\n\r\tb""#,
+            r#""\x""#,
+            r#""\u00e9""#,
+            r#""\u00E9\ud83d\ude00""#,
+            r#""\ud83d""#,
+            r#""\ud83dx""#,
+            r#""\ude00""#,
+            r#""\u12""#,
+            r#""\u""#,
+            r#""\"#,
+            r#"""#,
+            "\"a\u{1}b\"",
+            "\"\t\"",
+            "\"\u{7f}\"",
+            r#""seven77""#,
+            r#""eight888""#,
+            r#""nine99999""#,
+            r#""sixteen161616161616\n""#,
+        ];
+        let others = [
+            "",
+            " ",
+            "null",
+            "nul",
+            "nulll",
+            "true",
+            "false",
+            "True",
+            "[]",
+            "[1]",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "[",
+            "]",
+            "{}",
+            r#"{"a":1}"#,
+            r#"{"a":1,}"#,
+            r#"{,"a":1}"#,
+            r#"{"a"}"#,
+            r#"{"a":}"#,
+            r#"{a:1}"#,
+            r#"{"a":1 "b":2}"#,
+            r#"{"a":{"b":[{"c":[]}, {"d\u00e9\n":-0}]}}"#,
+            " \r\n\t[ \r\n\t1 \r\n\t, 2 ] ",
+            "\u{a0}1",
+            "/**/1",
+            "1,2",
+        ];
+        for value in numbers.into_iter().chain(texts).chain(others) {
+            let (here, there) = read(value);
+            assert_eq!(here, there, "{value}");
+        }
+        for depth in [1, 125, 126, 127, 128, 1000] {
+            let (here, there) = read(&format!("{}{}", "[".repeat(depth), "]".repeat(depth)));
+            assert_eq!(here, there, "{depth}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_value_is_read_as_serde_json_reads_it(
+            value in r#"([\[\]{}:,"]|"[a-z/]{0,9}|\\\\[u"nx/]|[0-9]{1,3}|[-+eE. ]|null|true|[0-9a-f]{4}|é|\x01){0,12}"#,
+        ) {
+            let (here, there) = read(&value);
+            // Members that are there twice are refused here, and may bring a second value.
+            let is_twice = || syntax(&format!("{{\"value\":{value}}}")).contains("is there twice");
+            let agree = here == there || here.is_none() && is_twice();
+            prop_assert!(agree, "{:?} {:?}", here, there);
+        }
     }
 
     #[test]

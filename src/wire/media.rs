@@ -1,6 +1,7 @@
 //! Media that a server would fetch: a caller could make llama-server ask addresses only it can reach.
 
-use super::tree::{Json, Members, Object, Value};
+use super::tree::Members;
+use super::value::{Json, Value};
 
 /// Members that name media, in any of the protocols.
 const MEDIA: &[&str] = &["image_url", "audio_url", "video_url", "file_url"];
@@ -15,31 +16,20 @@ const NOT_CONTENT: &[&str] = &["tools", "functions", "response_format", "json_sc
 pub fn remote(members: &Members) -> Option<&'static str> {
     members
         .iter()
-        .filter(|(name, _)| !NOT_CONTENT.contains(&name.text))
-        .find_map(|(_, value)| in_value(value))
-}
-
-fn in_value(value: Value<'_>) -> Option<&'static str> {
-    match value.read() {
-        Json::List(mut items) => items.find_map(in_value),
-        Json::Object(members) => in_object(members),
-        _ => None,
-    }
-}
-
-fn in_object(mut members: Object<'_>) -> Option<&'static str> {
-    members.find_map(|(name, value)| in_member(name.text, value).or_else(|| in_value(value)))
+        .filter(|(name, _)| !NOT_CONTENT.contains(&name.text()))
+        .flat_map(|(_, value)| value.members_within())
+        .find_map(|(name, value)| in_member(name.text(), value))
 }
 
 fn in_member(name: &str, value: Value<'_>) -> Option<&'static str> {
     let known = |names: &[&'static str]| names.iter().find(|known| **known == name).copied();
-    let is_remote = |url: Option<Value<'_>>| url.and_then(Value::as_str).is_some_and(|url| !is_data(url));
+    let is_remote = |url: Option<Value<'_>>| url.and_then(Value::as_text).is_some_and(|url| !is_data(&url));
     if let Some(known) = known(MEDIA) {
-        return is_remote(if value.as_str().is_some() { Some(value) } else { value.get("url") })
+        return is_remote(if matches!(value.read(), Json::Text(_)) { Some(value) } else { value.get("url") })
             .then_some(known);
     }
     if let Some(known) = known(INLINE) {
-        let names = |part| value.get(part).and_then(Value::as_str).is_some_and(|it| it.contains("://"));
+        let names = |part| value.get(part).and_then(Value::as_text).is_some_and(|it| it.contains("://"));
         return ["url", "data"].into_iter().any(names).then_some(known);
     }
     // Anthropic: {"type": "image", "source": {"type": "url", "url": …}}.

@@ -2,6 +2,9 @@
 
 mod endpoint;
 mod tree;
+mod value;
+mod lex;
+mod scan;
 mod json;
 mod canonical;
 mod rewrite;
@@ -10,6 +13,7 @@ mod media;
 mod sse;
 mod demand;
 mod prefix;
+mod report;
 mod usage;
 mod unasked;
 mod text;
@@ -31,6 +35,7 @@ pub use prefix::{BLOCK_BYTES, prefix};
 pub use rewrite::{Changes, RequestRules};
 pub use sse::{Watch, error_event};
 pub use text::{answer as answer_text, prompt as prompt_text};
-pub use tree::{Json, List, Members, Number, Object, Text, Value};
+pub use tree::Members;
 pub use unasked::Unasked;
 pub use usage::{Noted, Usage};
+pub use value::{Json, List, Name, Number, Object, Text, Value};

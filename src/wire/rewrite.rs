@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 
 use super::demand::COMPLETION_MAX;
 use super::endpoint::{Endpoint, Protocol};
-use super::tree::{self, Members};
+use super::tree::Members;
+use super::value;
 
 /// What callers of a model may not decide.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -75,7 +76,7 @@ impl RequestRules {
     pub fn apply(&self, endpoint: &Endpoint, members: &mut Members, changes: &mut Changes) {
         self.set.iter().for_each(|(name, value)| change(members, changes, name, value));
         for (name, value) in &self.default {
-            if members.get(name).is_none_or(tree::Value::is_null) {
+            if members.get(name).is_none_or(value::Value::is_null) {
                 change(members, changes, name, value);
             }
         }

@@ -6,7 +6,8 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use super::tree::{self, Members};
+use super::tree::Members;
+use super::value;
 
 /// Stands at the end of a text that was cut.
 const CUT: &str = "…[cut]";
@@ -29,7 +30,7 @@ const PROMPTS: [&str; 11] = [
 /// The members of a body that hold its prompt, as JSON, up to so many bytes.
 pub fn prompt(members: &Members, bytes_max: usize) -> String {
     // Borrowed: a prompt may be as long as a body.
-    let held: BTreeMap<&str, tree::Value<'_>> =
+    let held: BTreeMap<&str, value::Value<'_>> =
         PROMPTS.iter().filter_map(|name| Some((*name, members.get(name)?))).collect();
     let mut json = Bounded { bytes: Vec::new(), bytes_max };
     let whole = serde_json::to_writer(&mut json, &held).is_ok();

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
+
+use super::report::{Choice, Counts, Delta, Text, Timings, report};
 
 /// What is known of an answer's cost so far.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,110 +32,12 @@ pub enum Noted {
     Broken,
 }
 
-/// The union of the shapes that report usage: OpenAI's chat and completions, responses, Anthropic's messages (whole,
-/// `message_start`, `message_delta`), llama.cpp's own. A document with a member of another type tells
-/// nothing.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Report<'a> {
-    usage: Option<Counts>,
-    timings: Option<Timings>,
-    #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
-    stop: Option<bool>,
-    stop_reason: Option<String>,
-    stop_type: Option<String>,
-    status: Option<Text>,
-    delta: Option<Delta>,
-    message: Option<Nested>,
-    response: Option<Nested>,
-    error: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Counts {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    input_tokens: Option<u64>,
-    output_tokens: Option<u64>,
-    cache_read_input_tokens: Option<u64>,
-    prompt_tokens_details: Option<Details>,
-    input_tokens_details: Option<Details>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Details {
-    cached_tokens: Option<u64>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Timings {
-    cache_n: Option<u64>,
-    prompt_n: Option<u64>,
-    prompt_ms: Option<f64>,
-    predicted_n: Option<u64>,
-    predicted_ms: Option<f64>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Choice<'a> {
-    finish_reason: Option<String>,
-    /// What a plain answer's choice says, as it is spelled.
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
-    #[serde(borrow)]
-    text: Option<&'a RawValue>,
-}
-
-impl Choice<'_> {
-    /// Of what it says, at least 1.
-    fn length(&self) -> u64 {
-        self.message.or(self.text).map_or(1, |said| said.get().len().max(1) as u64)
-    }
-}
-
-/// `delta` of a stream event: an object on Anthropic's, a string on responses.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Delta {
-    Object {
-        #[serde(default)]
-        stop_reason: Option<String>,
-    },
-    Other(IgnoredAny),
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Text {
-    Text(String),
-    Other(IgnoredAny),
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Nested {
-    usage: Option<Counts>,
-    status: Option<String>,
-    timings: Option<Timings>,
-}
-
 impl Usage {
     /// Takes what a JSON document says into account; later documents overrule earlier ones. What cannot be read
     /// changes nothing.
     pub fn note(&mut self, json: &[u8]) -> Noted {
-        // Its texts are looked at once, all together.
-        let report = match str::from_utf8(json) {
-            Ok(text) => serde_json::from_str::<Report<'_>>(text),
-            Err(_) => serde_json::from_slice(json),
-        };
-        let Ok(report) = report else { return strange(json) };
-        let is_object = json.trim_ascii_start().starts_with(b"{");
-        let noted = if report.error.is_some() && is_object { Noted::Failed } else { Noted::Good };
+        let Some(report) = report(json) else { return strange(json) };
+        let noted = if report.error.is_some() { Noted::Failed } else { Noted::Good };
         let nested = report.response.is_some();
         let (before, has_timings) = (self.completion_tokens.take(), report.timings.is_some());
         for part in [report.message, report.response].into_iter().flatten() {
@@ -152,13 +55,10 @@ impl Usage {
         replace(&mut self.finish_reason, choices.into_iter().find_map(|choice| choice.finish_reason));
         replace(&mut self.finish_reason, report.stop_reason);
         replace(&mut self.finish_reason, report.stop_type.filter(|reason| reason != "none"));
-        if let Some(Delta::Object { stop_reason }) = report.delta {
-            replace(&mut self.finish_reason, stop_reason);
-        }
-        if let Some(Text::Text(status)) = report.status
-            && self.finish_reason.is_none()
-        {
-            self.finish_reason = Some(status);
+        let stop = report.delta.and_then(|Delta(stop)| stop).and_then(|stop| stop.stop_reason);
+        replace(&mut self.finish_reason, stop.and_then(|Text(reason)| reason));
+        if self.finish_reason.is_none() {
+            self.finish_reason = report.status.and_then(|Text(status)| status);
         }
         noted
     }
@@ -167,7 +67,7 @@ impl Usage {
     /// in `completion_tokens`; `None`: it reported nothing.
     fn of_all_choices(
         &mut self,
-        choices: Option<&[Choice<'_>]>,
+        choices: Option<&[Choice]>,
         stop: Option<bool>,
         has_timings: bool,
     ) -> Option<u64> {

@@ -1,0 +1,305 @@
+//! JSON read in one pass, by who knows what to look for: what is of interest is read, all else passed over.
+//!
+//! Readers of JSON hand out texts as they are read; here they are known by where they stand, and by whether that is
+//! their canonical spelling, which is most of what a body's key takes. Nothing is accepted that is no JSON (RFC 8259):
+//! tests and a fuzz target hold it to what serde_json accepts, and to the same values. Texts with escapes in them are
+//! read by serde_json, which also names what is wrong in what was refused (`json.rs`).
+
+use std::borrow::Cow;
+
+use super::value::Number;
+
+/// Lists and objects within each other: serde_json's bound, and not more than a thread's stack has room for.
+const DEPTH_MAX: u8 = 127;
+
+/// A JSON text of less than 4 GiB, as far as it was read: up to a value's first byte, wherever one is to be read. What
+/// gives `None` has met what is no JSON, or not what was asked for; nothing more is to be read then.
+pub(super) struct Lex<'a> {
+    text: &'a str,
+    at: usize,
+    /// Lists and objects that are begun.
+    depth: u8,
+}
+
+/// A text in it.
+#[derive(Clone, Copy)]
+pub(super) struct Spelled {
+    /// Where it stands, in bytes, quotes included.
+    pub(super) start: u32,
+    pub(super) end: u32,
+    /// Each is one byte more than what it stands for, where all are canonical.
+    pub(super) escapes: u32,
+    pub(super) spelling: Spelling,
+}
+
+/// How a text is spelled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spelling {
+    /// As RFC 8785 has it, all of it ASCII.
+    Ascii,
+    /// As RFC 8785 has it.
+    Canonical,
+    /// In another way.
+    Other,
+}
+
+impl<'a> Lex<'a> {
+    /// `None`: it has nothing but blanks.
+    pub(super) fn of(text: &'a str) -> Option<Self> {
+        let mut lex = Self { text, at: 0, depth: 0 };
+        lex.pass_blanks().map(|_| lex)
+    }
+
+    /// Where the reading is, in bytes.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// How many lists and objects it is in.
+    pub(super) fn depth(&self) -> u8 {
+        self.depth
+    }
+
+    /// Whether there is nothing more but blanks.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.pass_blanks().is_none()
+    }
+
+    /// The next byte: what a value is, by how it begins.
+    #[inline]
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// The next byte that is no blank, which is not passed.
+    #[inline]
+    fn pass_blanks(&mut self) -> Option<u8> {
+        while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+        self.peek()
+    }
+
+    /// Passes the next byte that is no blank.
+    #[inline]
+    fn next(&mut self) -> Option<u8> {
+        let byte = self.pass_blanks()?;
+        self.at += 1;
+        Some(byte)
+    }
+
+    #[inline]
+    fn pass(&mut self, expected: u8) -> Option<()> {
+        let is_there = self.peek() == Some(expected);
+        self.at += 1;
+        is_there.then_some(())
+    }
+
+    /// Reads an object. `each` is given the name of each member, and reads or skips its value.
+    #[inline]
+    pub(super) fn object(&mut self, mut each: impl FnMut(&mut Self, Spelled) -> Option<()>) -> Option<()> {
+        self.pass(b'{')?;
+        self.enter()?;
+        if self.pass_blanks()? == b'}' {
+            self.at += 1;
+        } else {
+            loop {
+                let name = self.string()?;
+                self.pass_blanks()?;
+                self.pass(b':')?;
+                self.pass_blanks()?;
+                each(self, name)?;
+                match self.next()? {
+                    b',' => self.pass_blanks()?,
+                    b'}' => break,
+                    _ => return None,
+                };
+            }
+        }
+        self.depth -= 1;
+        Some(())
+    }
+
+    /// The same, by names as they are read.
+    pub(super) fn members(&mut self, mut each: impl FnMut(&mut Self, &str) -> Option<()>) -> Option<()> {
+        self.object(|lex, name| {
+            let name = lex.read(name)?;
+            each(lex, &name)
+        })
+    }
+
+    /// Reads a list. `each` reads or skips one value.
+    #[inline]
+    pub(super) fn list(&mut self, mut each: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.pass(b'[')?;
+        self.enter()?;
+        if self.pass_blanks()? == b']' {
+            self.at += 1;
+        } else {
+            loop {
+                each(self)?;
+                match self.next()? {
+                    b',' => self.pass_blanks()?,
+                    b']' => break,
+                    _ => return None,
+                };
+            }
+        }
+        self.depth -= 1;
+        Some(())
+    }
+
+    fn enter(&mut self) -> Option<()> {
+        self.depth += 1;
+        (self.depth <= DEPTH_MAX).then_some(())
+    }
+
+    pub(super) fn null(&mut self) -> Option<()> {
+        self.word("null")
+    }
+
+    pub(super) fn bool(&mut self) -> Option<bool> {
+        let is_true = self.peek()? == b't';
+        self.word(if is_true { "true" } else { "false" }).map(|()| is_true)
+    }
+
+    fn word(&mut self, word: &str) -> Option<()> {
+        let rest = self.text.as_bytes().get(self.at..)?;
+        self.at += word.len();
+        rest.starts_with(word.as_bytes()).then_some(())
+    }
+
+    /// Passes over a value of any kind.
+    pub(super) fn skip(&mut self) -> Option<()> {
+        match self.peek()? {
+            b'"' => self.string().map(drop),
+            b'{' => self.object(|lex, _| lex.skip()),
+            b'[' => self.list(Self::skip),
+            b'n' => self.null(),
+            b't' | b'f' => self.bool().map(drop),
+            _ => self.numeral().map(drop),
+        }
+    }
+
+    /// A number: an integer of 64 bits, or else the nearest double, if it is one.
+    pub(super) fn number(&mut self) -> Option<Number> {
+        let (numeral, is_integer) = self.numeral()?;
+        if is_integer {
+            if let Ok(number) = numeral.parse() {
+                return Some(Number::Unsigned(number));
+            }
+            // A zero below zero is a double.
+            if let Ok(number @ ..0) = numeral.parse() {
+                return Some(Number::Signed(number));
+            }
+        }
+        numeral.parse().ok().filter(|double: &f64| double.is_finite()).map(Number::Double)
+    }
+
+    /// A number as it is spelled, and whether as an integer.
+    fn numeral(&mut self) -> Option<(&'a str, bool)> {
+        let start = self.at;
+        let mut is_integer = true;
+        self.at += usize::from(self.peek() == Some(b'-'));
+        if self.peek() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+            is_integer = false;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            self.at += usize::from(matches!(self.peek(), Some(b'+' | b'-')));
+            self.digits()?;
+            is_integer = false;
+        }
+        Some((self.text.get(start..self.at)?, is_integer))
+    }
+
+    fn digits(&mut self) -> Option<()> {
+        let start = self.at;
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+        (self.at > start).then_some(())
+    }
+
+    /// A text, or a name.
+    #[inline(always)]
+    pub(super) fn string(&mut self) -> Option<Spelled> {
+        let start = self.at;
+        self.pass(b'"')?;
+        // Two words, which are returned in registers: more go through memory, and took as long as the rest.
+        let (escapes, spelling) = self.rest_of_string()?;
+        let (start, end) = (u32::try_from(start).ok()?, u32::try_from(self.at).ok()?);
+        Some(Spelled { start, end, escapes, spelling })
+    }
+
+    #[inline(never)]
+    fn rest_of_string(&mut self) -> Option<(u32, Spelling)> {
+        let text = self.text.as_bytes();
+        let (mut at, mut escapes, mut spelling) = (self.at, 0, Spelling::Ascii);
+        loop {
+            let (plain, is_ascii) = plain(text.get(at..)?);
+            at += plain;
+            if !is_ascii && spelling == Spelling::Ascii {
+                spelling = Spelling::Canonical;
+            }
+            match (text.get(at)?, text.get(at + 1)) {
+                (b'"', _) => break,
+                (b'\\', Some(b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f')) => {}
+                // Where these have another spelling, that is the canonical one.
+                (b'\\', Some(b'/' | b'u')) => spelling = Spelling::Other,
+                _ => return None,
+            }
+            escapes += 1;
+            at += 2;
+        }
+        self.at = at + 1;
+        Some((escapes, spelling))
+    }
+
+    /// A text as it is read.
+    pub(super) fn read(&self, text: Spelled) -> Option<Cow<'a, str>> {
+        let (start, end) = (text.start as usize, text.end as usize);
+        if text.escapes == 0 {
+            return self.text.get(start + 1..end - 1).map(Cow::Borrowed);
+        }
+        serde_json::from_str(self.text.get(start..end)?).ok().map(Cow::Owned)
+    }
+}
+
+/// How many bytes of a text come before the first that ends it or must be escaped, and whether it is seen that
+/// all of them are ASCII.
+#[inline]
+fn plain(text: &[u8]) -> (usize, bool) {
+    let (mut rest, mut seen) = (text, 0);
+    while let Some((word, after)) = rest.split_first_chunk() {
+        seen |= u64::from_le_bytes(*word);
+        let plain = plain_bytes(*word);
+        if plain < word.len() {
+            return (text.len() - rest.len() + plain, seen & HIGH == 0);
+        }
+        rest = after;
+    }
+    let is_marked = |byte: &u8| matches!(byte, 0..0x20 | b'"' | b'\\');
+    (text.len() - rest.len() + rest.iter().position(is_marked).unwrap_or(rest.len()), false)
+}
+
+const ONES: u64 = u64::from_le_bytes([1; 8]);
+const HIGH: u64 = ONES << 7;
+
+/// How many of eight bytes come before the first that must be escaped. What marks bytes below a bound may mark one
+/// above a marked one wrongly, and never the first (Warren, Hacker's Delight, 6-1).
+#[inline]
+pub(super) fn plain_bytes(word: [u8; 8]) -> usize {
+    let word = u64::from_le_bytes(word);
+    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGH;
+    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let marked = below(word, 0x20) | is(b'"') | is(b'\\');
+    (marked.trailing_zeros() / 8) as usize
+}
