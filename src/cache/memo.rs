@@ -8,11 +8,10 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
-use sha2::{Digest as _, Sha256};
 use tinyufo::TinyUfo;
 
 use super::form::Form;
-use super::key::Digest;
+use super::key::{Digest, Hasher};
 
 /// Bodies that are remembered: 4 MiB or so.
 const BODIES_MAX: usize = 16 << 10;
@@ -34,7 +33,7 @@ pub struct Gist {
 }
 
 struct Known {
-    /// SHA-256 of the endpoint and the body's bytes: what finds it is 64 bits, which somebody could make collide.
+    /// All of a hash of the endpoint and the body's bytes: what finds it is 64 bits, which somebody could make collide.
     bytes: [u8; 32],
     gist: Gist,
 }
@@ -70,12 +69,10 @@ impl Memo {
 }
 
 fn bytes(endpoint: &str, body: &[u8]) -> [u8; 32] {
-    let mut hash = Sha256::new();
+    let mut hash = Hasher::new();
     // No endpoint has a line's end in it.
-    hash.update(endpoint);
-    hash.update(b"\n");
-    hash.update(body);
-    hash.finalize().into()
+    [endpoint.as_bytes(), b"\n", body].into_iter().for_each(|part| hash.add(part));
+    hash.finish()
 }
 
 #[cfg(test)]
