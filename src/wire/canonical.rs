@@ -168,9 +168,7 @@ fn order(one: &str, other: &str) -> Ordering {
     let (one, other) = (one.as_bytes(), other.as_bytes());
     match one.iter().zip(other).find(|(one, other)| one != other) {
         None => one.len().cmp(&other.len()),
-        Some((one, other)) if LATE.contains(one.min(other)) && one.max(other) > LATE.end() => {
-            other.cmp(one)
-        }
+        Some((one, other)) if LATE.contains(one.min(other)) && one.max(other) > LATE.end() => other.cmp(one),
         Some((one, other)) => one.cmp(other),
     }
 }
