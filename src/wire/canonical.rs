@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 
-use super::lex::plain_bytes;
+use super::lex::{HIGH, plain_bytes};
 use super::value::{Json, Name, Number, Text, Value};
 
 /// Small pieces gather up to here before they are written.
@@ -21,8 +21,8 @@ const USUAL_MEMBERS: usize = 16;
 pub struct Canonical<'a, W> {
     out: W,
     gathered: Vec<u8>,
-    /// The members of the objects that are being written, each object's in their order.
-    sorted: Vec<(Name<'a>, Value<'a>)>,
+    /// The members of the objects that are being written, each object's in their order; with how they begin.
+    sorted: Vec<(u64, Name<'a>)>,
     may_be_rounded: bool,
 }
 
@@ -69,23 +69,28 @@ impl<'a, W: Write> Canonical<'a, W> {
     /// No two members have one name.
     pub fn object(&mut self, members: impl Iterator<Item = (Name<'a>, Value<'a>)>) -> io::Result<()> {
         let first = self.sorted.len();
-        self.sorted.extend(members);
+        self.sorted.extend(members.map(|(name, _)| (beginning(name), name)));
         let end = self.sorted.len();
         if let Some(members) = self.sorted.get_mut(first..)
-            && !members.is_sorted_by(|(one, _), (other, _)| order(one.text(), other.text()).is_lt())
+            && !members.is_sorted_by(|one, other| order(*one, *other).is_lt())
         {
-            members.sort_unstable_by(|(one, _), (other, _)| order(one.text(), other.text()));
+            members.sort_unstable_by(|one, other| order(*one, *other));
         }
         self.gathered.push(b'{');
         for at in first..end {
             // Objects within it have come and gone behind these.
-            let Some((name, value)) = self.sorted.get(at).copied() else { break };
+            let Some((_, name)) = self.sorted.get(at).copied() else { break };
             if at > first {
                 self.gathered.push(b',');
             }
+            if let Some(spelled) = name.with_text() {
+                self.spelled(spelled)?;
+                self.pass_on(GATHERED_BYTES)?;
+                continue;
+            }
             self.name(name)?;
             self.gathered.push(b':');
-            self.value(value)?;
+            self.value(name.value())?;
         }
         self.sorted.truncate(first);
         self.gathered.push(b'}');
@@ -161,11 +166,28 @@ impl<'a, W: Write> Canonical<'a, W> {
     }
 }
 
+/// The first eight bytes of a name, zeros behind them, as a number that has their order.
+fn beginning(name: Name<'_>) -> u64 {
+    let name = name.bytes();
+    let beginning = name.first_chunk().map_or_else(
+        || {
+            let mut padded = [0; 8];
+            padded.iter_mut().zip(name).for_each(|(to, byte)| *to = *byte);
+            padded
+        },
+        |beginning| *beginning,
+    );
+    u64::from_be_bytes(beginning)
+}
+
 /// By UTF-16 units (RFC 8785, section 3.2.3). It is the order of bytes, but for letters beyond 16 bits, whose first
 /// unit comes before U+E000: they begin with 0xF0 and more, and what is from there on with 0xEE or 0xEF.
-fn order(one: &str, other: &str) -> Ordering {
+fn order((beginning, one): (u64, Name<'_>), (other_beginning, other): (u64, Name<'_>)) -> Ordering {
     const LATE: RangeInclusive<u8> = 0xee..=0xef;
-    let (one, other) = (one.as_bytes(), other.as_bytes());
+    if beginning != other_beginning && (beginning | other_beginning) & HIGH == 0 {
+        return beginning.cmp(&other_beginning);
+    }
+    let (one, other) = (one.bytes(), other.bytes());
     match one.iter().zip(other).find(|(one, other)| one != other) {
         None => one.len().cmp(&other.len()),
         Some((one, other)) if LATE.contains(one.min(other)) && one.max(other) > LATE.end() => other.cmp(one),

@@ -291,7 +291,8 @@ fn plain(text: &[u8]) -> (usize, bool) {
 }
 
 const ONES: u64 = u64::from_le_bytes([1; 8]);
-const HIGH: u64 = ONES << 7;
+/// The bits of eight bytes that are no ASCII.
+pub(super) const HIGH: u64 = ONES << 7;
 
 /// How many of eight bytes come before the first that must be escaped. What marks bytes below a bound may mark one
 /// above a marked one wrongly, and never the first (Warren, Hacker's Delight, 6-1).

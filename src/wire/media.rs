@@ -18,11 +18,11 @@ pub fn remote(members: &Members) -> Option<&'static str> {
         .iter()
         .filter(|(name, _)| !NOT_CONTENT.contains(&name.text()))
         .flat_map(|(_, value)| value.members_within())
-        .find_map(|(name, value)| in_member(name.text(), value))
+        .find_map(|(name, value)| in_member(name.bytes(), value))
 }
 
-fn in_member(name: &str, value: Value<'_>) -> Option<&'static str> {
-    let known = |names: &[&'static str]| names.iter().find(|known| **known == name).copied();
+fn in_member(name: &[u8], value: Value<'_>) -> Option<&'static str> {
+    let known = |names: &[&'static str]| names.iter().find(|known| known.as_bytes() == name).copied();
     let is_remote = |url: Option<Value<'_>>| url.and_then(Value::as_text).is_some_and(|url| !is_data(&url));
     if let Some(known) = known(MEDIA) {
         return is_remote(if matches!(value.read(), Json::Text(_)) { Some(value) } else { value.get("url") })
@@ -33,7 +33,7 @@ fn in_member(name: &str, value: Value<'_>) -> Option<&'static str> {
         return ["url", "data"].into_iter().any(names).then_some(known);
     }
     // Anthropic: {"type": "image", "source": {"type": "url", "url": …}}.
-    (name == "source" && is_remote(value.get("url"))).then_some("source")
+    (name == b"source" && is_remote(value.get("url"))).then_some("source")
 }
 
 fn is_data(url: &str) -> bool {

@@ -103,7 +103,7 @@ impl Scan {
         lex.object(|lex, name| {
             let name = self.name(lex, name)?;
             names.add(name, self, lex)?;
-            if lex.depth() == 1 && self.tree.name(name as usize).text() == "model" {
+            if lex.depth() == 1 && self.tree.name(name as usize).bytes() == b"model" {
                 let start = lex.at();
                 self.value(lex)?;
                 self.model = Some((self.names.len() - 1, start..lex.at()));
@@ -144,7 +144,7 @@ struct Names {
 
 impl Names {
     fn add(&mut self, name: u32, scan: &mut Scan, lex: &Lex<'_>) -> Option<()> {
-        let text = |at: &u32| scan.tree.name(*at as usize).text();
+        let text = |at: &u32| scan.tree.name(*at as usize).bytes();
         let before = scan.names.get(self.first..).unwrap_or_default();
         let is_there = if before.len() < LOOKED_THROUGH_MAX {
             let name = text(&name);
@@ -162,7 +162,8 @@ impl Names {
             is_there
         };
         if is_there {
-            scan.stopped = Stopped::Twice { name: text(&name).to_owned(), at: lex.at() };
+            scan.stopped =
+                Stopped::Twice { name: scan.tree.name(name as usize).text().to_owned(), at: lex.at() };
             return None;
         }
         scan.names.push(name);

@@ -137,9 +137,10 @@ impl Tree {
         slice(&self.body, start, bytes)
     }
 
-    /// The body from there on.
-    pub(super) fn body_from(&self, start: u32) -> &[u8] {
-        self.body.as_bytes().get(start as usize..).unwrap_or_default()
+    /// The same, wherever letters begin.
+    #[inline]
+    pub(super) fn body_at(&self, start: u32, bytes: u32) -> &[u8] {
+        self.body.as_bytes().get(start as usize..start as usize + bytes as usize).unwrap_or_default()
     }
 
     /// What stands apart there.
@@ -177,7 +178,7 @@ impl Members {
     }
 
     pub fn get(&self, name: &str) -> Option<Value<'_>> {
-        self.iter().find(|(other, _)| other.text() == name).map(|(_, value)| value)
+        self.iter().find(|(other, _)| other.bytes() == name.as_bytes()).map(|(_, value)| value)
     }
 
     /// Gives a member another value, or the body another member.

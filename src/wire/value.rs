@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::ser::{Serialize, Serializer};
 
-use super::tree::{Node, Tree};
+use super::tree::{Node, Tree, place};
 
 /// A value of a body.
 #[derive(Clone, Copy)]
@@ -139,7 +139,7 @@ impl<'a> Value<'a> {
 
     /// A member, where it is an object that has one of this name.
     pub fn get(self, name: &str) -> Option<Self> {
-        self.as_object()?.find(|(other, _)| other.text() == name).map(|(_, value)| value)
+        self.as_object()?.find(|(other, _)| other.bytes() == name.as_bytes()).map(|(_, value)| value)
     }
 
     /// As a tree of serde_json's.
@@ -199,7 +199,7 @@ impl<'a> Text<'a> {
     pub(super) fn begins_with(self, start: &str) -> bool {
         match self.0.node() {
             Some(Node::Spelled { start: at, .. }) => {
-                self.0.tree.body_from(at + 1).starts_with(start.as_bytes())
+                self.0.tree.body_at(at + 1, place(start.len())) == start.as_bytes()
             }
             Some(Node::Apart(at, bytes)) => self.0.apart(at, bytes).starts_with(start),
             _ => false,
@@ -222,6 +222,31 @@ impl<'a> Name<'a> {
             Some(Node::Name(start, bytes)) => self.0.spelled(start + 1, bytes - 2),
             Some(Node::NameApart(start, bytes)) => self.0.apart(start, bytes),
             _ => "",
+        }
+    }
+
+    /// The same in bytes, without looking for letters.
+    #[inline]
+    pub(super) fn bytes(self) -> &'a [u8] {
+        match self.0.node() {
+            Some(Node::Name(start, bytes)) => self.0.tree.body_at(start + 1, bytes - 2),
+            Some(Node::NameApart(start, bytes)) => self.0.apart(start, bytes).as_bytes(),
+            _ => &[],
+        }
+    }
+
+    /// The member's value.
+    pub(super) fn value(self) -> Value<'a> {
+        Value { at: self.0.at + 1, ..self.0 }
+    }
+
+    /// With its value as the canonical form has them, where the body has them so, side by side.
+    pub(super) fn with_text(self) -> Option<&'a str> {
+        match (self.0.node()?, self.value().node()?) {
+            (Node::Name(at, name), Node::Spelled { start, bytes, .. }) if at + name + 1 == start => {
+                Some(self.0.spelled(at, name + 1 + bytes))
+            }
+            _ => None,
         }
     }
 
