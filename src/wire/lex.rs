@@ -242,24 +242,28 @@ impl<'a> Lex<'a> {
     #[inline(never)]
     fn rest_of_string(&mut self) -> Option<(u32, Spelling)> {
         let text = self.text.as_bytes();
-        let (mut at, mut escapes, mut spelling) = (self.at, 0, Spelling::Ascii);
+        let (mut at, mut seen, mut escapes, mut is_canonical) = (self.at, 0, 0, true);
         loop {
-            let (plain, is_ascii) = plain(text.get(at..)?);
-            at += plain;
-            if !is_ascii && spelling == Spelling::Ascii {
-                spelling = Spelling::Canonical;
+            at += plain(text.get(at..)?, &mut seen);
+            let byte = *text.get(at)?;
+            if byte == b'"' {
+                break;
             }
-            match (text.get(at)?, text.get(at + 1)) {
-                (b'"', _) => break,
-                (b'\\', Some(b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f')) => {}
+            match text.get(at + 1).filter(|_| byte == b'\\')? {
+                b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f' => {}
                 // Where these have another spelling, that is the canonical one.
-                (b'\\', Some(b'/' | b'u')) => spelling = Spelling::Other,
+                b'/' | b'u' => is_canonical = false,
                 _ => return None,
             }
             escapes += 1;
             at += 2;
         }
         self.at = at + 1;
+        let spelling = match (is_canonical, seen & HIGH == 0) {
+            (true, true) => Spelling::Ascii,
+            (true, false) => Spelling::Canonical,
+            (false, _) => Spelling::Other,
+        };
         Some((escapes, spelling))
     }
 
@@ -273,21 +277,22 @@ impl<'a> Lex<'a> {
     }
 }
 
-/// How many bytes of a text come before the first that ends it or must be escaped, and whether it is seen that
-/// all of them are ASCII.
+/// How many bytes of a text come before the first that ends it or must be escaped. `seen` gets the bits of these, and of
+/// some behind them.
 #[inline]
-fn plain(text: &[u8]) -> (usize, bool) {
-    let (mut rest, mut seen) = (text, 0);
+fn plain(text: &[u8], seen: &mut u64) -> usize {
+    let mut rest = text;
     while let Some((word, after)) = rest.split_first_chunk() {
-        seen |= u64::from_le_bytes(*word);
+        *seen |= u64::from_le_bytes(*word);
         let plain = plain_bytes(*word);
         if plain < word.len() {
-            return (text.len() - rest.len() + plain, seen & HIGH == 0);
+            return text.len() - rest.len() + plain;
         }
         rest = after;
     }
+    *seen |= HIGH;
     let is_marked = |byte: &u8| matches!(byte, 0..0x20 | b'"' | b'\\');
-    (text.len() - rest.len() + rest.iter().position(is_marked).unwrap_or(rest.len()), false)
+    text.len() - rest.len() + rest.iter().position(is_marked).unwrap_or(rest.len())
 }
 
 const ONES: u64 = u64::from_le_bytes([1; 8]);
