@@ -24,6 +24,9 @@ struct Cli {
     /// Of a body.
     #[arg(long, default_value_t = 300)]
     bytes: usize,
+    /// How often a tool's answer in it says its few lines: once is a short message, 80 times a file of 12 KiB.
+    #[arg(long, default_value_t = 1)]
+    lines: usize,
     /// Ask for streams.
     #[arg(long)]
     stream: bool,
@@ -132,16 +135,21 @@ fn body(cli: &Cli) -> Vec<u8> {
     );
     let mut body = format!(r#"{{"model":"{}","#, cli.model).into_bytes();
     body.extend_from_slice(br#""messages":[{"role":"system","content":"You answer briefly."},"#);
+    let code = r#"fn main() {\n    let arguments = std::env::args().skip(1);\n    for argument in arguments {\n        println!(\"{argument}\");\n    }\n}\n// 0.25 1e3 é 😀\n"#;
+    let told =
+        format!(r#"{{"role":"tool","tool_call_id":"call_1","content":"{}"}},"#, code.repeat(cli.lines));
     let turns = [
         r#"{"role":"user","content":"Read src/main.rs and tell me what it does.\nBe \"brief\": one line for each function, please."},"#,
         r#"{"role":"assistant","content":null,"tool_calls":[{"id":"call_1","type":"function","function":{"name":"read_file","arguments":"{\"path\":\"src/main.rs\",\"lines\":[1,200]}"}}]},"#,
-        r#"{"role":"tool","tool_call_id":"call_1","content":"fn main() {\n    let arguments = std::env::args().skip(1);\n    for argument in arguments {\n        println!(\"{argument}\");\n    }\n}\n// 0.25 1e3 é 😀\n"},"#,
+        &told,
     ];
+    // The first, which is short, fills what is left.
     for turn in turns.iter().cycle() {
-        if body.len() + turn.len() + tail.len() > cli.bytes {
-            break;
+        let room = cli.bytes.saturating_sub(body.len() + tail.len());
+        match [turn, &turns[0]].into_iter().find(|turn| turn.len() <= room) {
+            Some(turn) => body.extend_from_slice(turn.as_bytes()),
+            None => break,
         }
-        body.extend_from_slice(turn.as_bytes());
     }
     body.extend_from_slice(tail.as_bytes());
     body
