@@ -1,8 +1,8 @@
 //! The key of an answer: what must be equal for two requests to have the same answer.
 //!
-//! SHA-256 over scope, endpoint, model, and the RFC 8785 form of the body without the members below. Member order,
-//! white space and number spelling do not matter; everything else does. The form of the answer does not: one entry
-//! serves streams and plain answers alike.
+//! SHA-256 over scope, endpoint, model, and the RFC 8785 form of the body without the members below, which goes into it
+//! by its BLAKE3 hash where it is long. Member order, white space and number spelling do not matter; everything else
+//! does. The form of the answer does not: one entry serves streams and plain answers alike.
 
 use std::io::{self, Write};
 
@@ -88,7 +88,8 @@ pub fn digest(form: Form, body: &Members) -> Option<Digest> {
     if let Some(options) = options.flatten() {
         canonical.value(options).ok()?;
     }
-    canonical.object(body.iter().filter(|(name, _)| !NEUTRAL.contains(&name.text()))).ok()?;
+    let names = body.iter().map(|(name, _)| name);
+    canonical.object(names.filter(|name| !NEUTRAL.contains(&name.text()))).ok()?;
     let is_held = !canonical.may_be_rounded();
     canonical.finish().ok().filter(|_| is_held).map(Hasher::finish)
 }
@@ -131,6 +132,10 @@ pub fn among<'a>(key: &Key, others: impl Iterator<Item = &'a str>) -> Key {
 /// What has no more bytes is hashed at once. Pieces of what has more gather up to here: BLAKE3 goes through as many of
 /// its chunks of 1 KiB at once as there are, and up to sixteen.
 const SHORT_BYTES_MAX: usize = 16 << 10;
+
+/// What is hashed of what is long begins with it, and nothing that is short: parts have smaller numbers, and paths
+/// begin with a slash.
+const LONG: u8 = 0xff;
 
 /// Room for this is there from the start: what most questions are.
 const USUAL_BYTES: usize = 1 << 10;
@@ -182,7 +187,10 @@ impl Hasher {
         let Self { gathered, long } = self;
         let hash = match long {
             None => Sha256::digest(gathered),
-            Some(mut long) => Sha256::digest(long.update(&gathered).finalize().as_bytes()),
+            Some(mut long) => {
+                let hash = long.update(&gathered).finalize();
+                Sha256::new().chain_update([LONG]).chain_update(hash.as_bytes()).finalize()
+            }
         };
         hash.into()
     }

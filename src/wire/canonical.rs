@@ -61,15 +61,15 @@ impl<'a, W: Write> Canonical<'a, W> {
                 }
                 self.gathered.push(b']');
             }
-            Json::Object(members) => self.object(members)?,
+            Json::Object(members) => self.object(members.map(|(name, _)| name))?,
         }
         self.pass_on(GATHERED_BYTES)
     }
 
-    /// No two members have one name.
-    pub fn object(&mut self, members: impl Iterator<Item = (Name<'a>, Value<'a>)>) -> io::Result<()> {
+    /// An object of these members, of which no two have one name.
+    pub fn object(&mut self, members: impl Iterator<Item = Name<'a>>) -> io::Result<()> {
         let first = self.sorted.len();
-        self.sorted.extend(members.map(|(name, _)| (beginning(name), name)));
+        self.sorted.extend(members.map(|name| (beginning(name), name)));
         let end = self.sorted.len();
         if let Some(members) = self.sorted.get_mut(first..)
             && !members.is_sorted_by(|one, other| order(*one, *other).is_lt())
@@ -184,10 +184,15 @@ fn beginning(name: Name<'_>) -> u64 {
 /// unit comes before U+E000: they begin with 0xF0 and more, and what is from there on with 0xEE or 0xEF.
 fn order((beginning, one): (u64, Name<'_>), (other_beginning, other): (u64, Name<'_>)) -> Ordering {
     const LATE: RangeInclusive<u8> = 0xee..=0xef;
+    const PIECE_BYTES: usize = 64;
     if beginning != other_beginning && (beginning | other_beginning) & HIGH == 0 {
         return beginning.cmp(&other_beginning);
     }
     let (one, other) = (one.bytes(), other.bytes());
+    // What they have in common may be long.
+    let pieces = one.chunks(PIECE_BYTES).zip(other.chunks(PIECE_BYTES));
+    let same = pieces.take_while(|(one, other)| one == other).count() * PIECE_BYTES;
+    let (one, other) = (one.get(same..).unwrap_or_default(), other.get(same..).unwrap_or_default());
     match one.iter().zip(other).find(|(one, other)| one != other) {
         None => one.len().cmp(&other.len()),
         Some((one, other)) if LATE.contains(one.min(other)) && one.max(other) > LATE.end() => other.cmp(one),

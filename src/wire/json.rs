@@ -1,7 +1,7 @@
 //! A request's JSON: parsed once, refused where two readers could understand it differently.
 //!
 //! serde_json keeps the last of two members with one name; llama-server may keep the other. Such a body is refused,
-//! so that what the gateway decided on is what the server sees. Depth is bounded by serde_json (128).
+//! so that what the gateway decided on is what the server sees. Depth is bounded by `lex.rs` (127).
 
 use std::fmt;
 use std::ops::Range;
@@ -206,7 +206,7 @@ pub fn rename_model(body: &[u8], model: Option<&Model>, name: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -355,6 +355,14 @@ mod tests {
             let (here, there) = read(value);
             assert_eq!(here, there, "{value}");
         }
+        // Exponents that many digits outweigh.
+        let zeros = "0".repeat(700_000);
+        for number in [format!("0.{zeros}5e700006"), format!("5{zeros}e-700000"), format!("5{zeros}e-70000")]
+        {
+            let (here, there) = read(&number);
+            assert_eq!(here, there, "{} of {} bytes", &number[..3], number.len());
+        }
+        assert_eq!(read(&format!("0.{zeros}5e700006")).0, Some(json!(500_000.0)));
         for depth in [1, 125, 126, 127, 128, 1000] {
             let (here, there) = read(&format!("{}{}", "[".repeat(depth), "]".repeat(depth)));
             assert_eq!(here, there, "{depth}");

@@ -2,15 +2,20 @@
 //!
 //! Readers of JSON hand out texts as they are read; here they are known by where they stand, and by whether that is
 //! their canonical spelling, which is most of what a body's key takes. Nothing is accepted that is no JSON (RFC 8259):
-//! tests and a fuzz target hold it to what serde_json accepts, and to the same values. Texts with escapes in them are
+//! tests and fuzz targets hold it to what serde_json accepts, and to the same values. Texts with escapes in them are
 //! read by serde_json, which also names what is wrong in what was refused (`json.rs`).
 
 use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
 
 use super::value::Number;
 
 /// Lists and objects within each other: serde_json's bound, and not more than a thread's stack has room for.
 const DEPTH_MAX: u8 = 127;
+
+/// From here on an exponent can matter that the standard library takes for another: it stops reading at 65,536.
+const LONG_NUMERAL_BYTES: usize = 1 << 16;
 
 /// A JSON text of less than 4 GiB, as far as it was read: up to a value's first byte, wherever one is to be read. What
 /// gives `None` has met what is no JSON, or not what was asked for; nothing more is to be read then.
@@ -53,11 +58,6 @@ impl<'a> Lex<'a> {
     /// Where the reading is, in bytes.
     pub(super) fn at(&self) -> usize {
         self.at
-    }
-
-    /// How many lists and objects it is in.
-    pub(super) fn depth(&self) -> u8 {
-        self.depth
     }
 
     /// Whether there is nothing more but blanks.
@@ -169,9 +169,10 @@ impl<'a> Lex<'a> {
         rest.starts_with(word.as_bytes()).then_some(())
     }
 
-    /// Passes over a value of any kind.
+    /// Passes over a value of any kind, however deep.
     pub(super) fn skip(&mut self) -> Option<()> {
         match self.peek()? {
+            b'{' | b'[' if self.depth == DEPTH_MAX => self.skip_deep(),
             b'"' => self.string().map(drop),
             b'{' => self.object(|lex, _| lex.skip()),
             b'[' => self.list(Self::skip),
@@ -179,6 +180,16 @@ impl<'a> Lex<'a> {
             b't' | b'f' => self.bool().map(drop),
             _ => self.numeral().map(drop),
         }
+    }
+
+    /// The same where there is no going deeper: serde_json's way needs no stack.
+    #[cold]
+    fn skip_deep(&mut self) -> Option<()> {
+        let mut rest =
+            serde_json::Deserializer::from_str(self.text.get(self.at..)?).into_iter::<IgnoredAny>();
+        rest.next()?.ok()?;
+        self.at += rest.byte_offset();
+        Some(())
     }
 
     /// A number: an integer of 64 bits, or else the nearest double, if it is one.
@@ -193,7 +204,12 @@ impl<'a> Lex<'a> {
                 return Some(Number::Signed(number));
             }
         }
-        numeral.parse().ok().filter(|double: &f64| double.is_finite()).map(Number::Double)
+        // The standard library does not read exponents to their end that have many digits before them to outweigh.
+        let double: Option<f64> = match numeral.len() < LONG_NUMERAL_BYTES {
+            true => numeral.parse().ok(),
+            false => serde_json::from_str(numeral).ok(),
+        };
+        double.filter(|double| double.is_finite()).map(Number::Double)
     }
 
     /// A number as it is spelled, and whether as an integer.
@@ -252,7 +268,13 @@ impl<'a> Lex<'a> {
             match text.get(at + 1).filter(|_| byte == b'\\')? {
                 b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f' => {}
                 // Where these have another spelling, that is the canonical one.
-                b'/' | b'u' => is_canonical = false,
+                b'/' => is_canonical = false,
+                b'u' => {
+                    let digits =
+                        text.get(at + 2..at + 6).filter(|it| it.iter().all(u8::is_ascii_hexdigit))?;
+                    is_canonical = false;
+                    at += digits.len();
+                }
                 _ => return None,
             }
             escapes += 1;
@@ -277,8 +299,8 @@ impl<'a> Lex<'a> {
     }
 }
 
-/// How many bytes of a text come before the first that ends it or must be escaped. `seen` gets the bits of these, and of
-/// some behind them.
+/// How many bytes of a text come before the first that ends it or must be escaped. `seen` gets the bits of these, and
+/// of some behind them.
 #[inline]
 fn plain(text: &[u8], seen: &mut u64) -> usize {
     let mut rest = text;

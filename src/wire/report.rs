@@ -1,17 +1,21 @@
 //! What the documents of an answer report, in whichever protocol: read for that alone, all else passed over.
 
+use std::borrow::Cow;
+
 use super::lex::Lex;
 use super::value::Number;
 
 /// What a document reports; `None`: nothing that is known here.
 pub(super) fn report(json: &[u8]) -> Option<Report> {
-    let mut lex = Lex::of(str::from_utf8(json).ok()?)?;
+    // What is no text is in what a model said, not in what is counted.
+    let text = str::from_utf8(json).map_or_else(|_| String::from_utf8_lossy(json), Cow::Borrowed);
+    let mut lex = Lex::of(&text)?;
     Report::read(&mut lex).filter(|_| lex.is_over())
 }
 
 /// The union of the shapes that report usage: OpenAI's chat and completions, responses, Anthropic's messages (whole,
 /// `message_start`, `message_delta`), llama.cpp's own. A document with a member of another type tells
-/// nothing.
+/// nothing; of a member that is there twice, the last tells.
 #[derive(Default)]
 pub(super) struct Report {
     pub(super) usage: Option<Counts>,
@@ -24,7 +28,7 @@ pub(super) struct Report {
     pub(super) delta: Option<Delta>,
     pub(super) message: Option<Nested>,
     pub(super) response: Option<Nested>,
-    pub(super) error: Option<Length>,
+    pub(super) error: Option<Unread>,
 }
 
 #[derive(Default)]
@@ -66,6 +70,9 @@ impl Choice {
         self.message.as_ref().or(self.text.as_ref()).map_or(1, |Length(bytes)| *bytes as u64)
     }
 }
+
+/// What is only there.
+pub(super) struct Unread;
 
 /// How many bytes a value is spelled with.
 pub(super) struct Length(usize);
@@ -140,6 +147,12 @@ impl Read for Text {
         } else {
             lex.skip().map(|()| Self(None))
         }
+    }
+}
+
+impl Read for Unread {
+    fn read(lex: &mut Lex<'_>) -> Option<Self> {
+        lex.skip().map(|()| Self)
     }
 }
 

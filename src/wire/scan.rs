@@ -29,7 +29,7 @@ pub(super) struct Scanned {
 pub(super) enum Stopped {
     /// It is no JSON object.
     Syntax,
-    /// A member is there twice; `at`: the byte behind it.
+    /// A member is there twice; `at`: where the second's value is.
     Twice { name: String, at: usize },
     /// It has too many values.
     Many { at: usize },
@@ -103,7 +103,7 @@ impl Scan {
         lex.object(|lex, name| {
             let name = self.name(lex, name)?;
             names.add(name, self, lex)?;
-            if lex.depth() == 1 && self.tree.name(name as usize).bytes() == b"model" {
+            if names.first == 0 && self.tree.name(name as usize).bytes() == b"model" {
                 let start = lex.at();
                 self.value(lex)?;
                 self.model = Some((self.names.len() - 1, start..lex.at()));
@@ -157,8 +157,9 @@ impl Names {
                     self.table.insert_unique(hash(at), *at, hash);
                 }
             }
-            let is_there = self.table.find(hash(&name), |other| text(other) == text(&name)).is_some();
-            self.table.insert_unique(hash(&name), name, hash);
+            let hashed = hash(&name);
+            let is_there = self.table.find(hashed, |other| text(other) == text(&name)).is_some();
+            self.table.insert_unique(hashed, name, hash);
             is_there
         };
         if is_there {

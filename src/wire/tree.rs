@@ -193,7 +193,7 @@ impl Members {
     pub fn remove(&mut self, name: &str) -> bool {
         let count = self.names.len();
         let tree = &self.tree;
-        self.names.retain(|at| tree.name(*at as usize).text() != name);
+        self.names.retain(|at| tree.name(*at as usize).bytes() != name.as_bytes());
         self.names.len() < count
     }
 

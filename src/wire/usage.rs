@@ -192,4 +192,41 @@ mod tests {
         assert_eq!(read(&[absurd]).0, Some(u64::MAX));
         assert_eq!(read(&["nonsense", "[]", r#"{"usage":7}"#]), (None, None, None, None));
     }
+
+    #[test]
+    fn a_document_is_good_or_failed_or_broken() {
+        let cases = [
+            ("{}", Noted::Good),
+            (
+                " {\"a\": [1, {\"b\": -0.5e+3}, \"\\u00e9\\n\"], \"usage\": {\"prompt_tokens\": \"9\"}} \n",
+                Noted::Good,
+            ),
+            ("[{\"error\": 1}]", Noted::Good),
+            ("7", Noted::Good),
+            ("{\"error\": null}", Noted::Good),
+            ("{\"error\": {\"message\": \"x\"}}", Noted::Failed),
+            ("{\"error\": false, \"usage\": 7}", Noted::Failed),
+            ("{\"usage\": {\"prompt_tokens\": 9}", Noted::Broken),
+            ("{\"a\": \"\\u00g0\"}", Noted::Broken),
+            ("{\"a\": \"\\x\"}", Noted::Broken),
+            ("{\"a\": 01}", Noted::Broken),
+            ("{\"a\": tru}", Noted::Broken),
+            ("{} {}", Noted::Broken),
+            ("", Noted::Broken),
+        ];
+        for (document, noted) in cases {
+            assert_eq!(Usage::default().note(document.as_bytes()), noted, "{document}");
+        }
+        let mut usage = Usage::default();
+        assert_eq!(usage.note(b"{\"a\": \"\xff\", \"usage\": {\"prompt_tokens\": 9}}"), Noted::Good);
+        assert_eq!(usage.prompt_tokens, Some(9), "what is no text elsewhere changes nothing");
+        let deep = |depth| ("[".repeat(depth), "]".repeat(depth));
+        for depth in [125, 126, 127, 300, 10_000] {
+            let (open, close) = deep(depth);
+            let document = format!(r#"{{"x":{open}{close},"usage":{{"prompt_tokens":{depth}}}}}"#);
+            assert_eq!(usage.note(document.as_bytes()), Noted::Good);
+            assert_eq!(usage.prompt_tokens, Some(depth as u64), "however deep a tool's arguments are");
+            assert_eq!(usage.note(document.replacen(']', "", 1).as_bytes()), Noted::Broken);
+        }
+    }
 }

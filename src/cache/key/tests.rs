@@ -111,3 +111,36 @@ fn the_form_counts_where_a_stream_tells_more() {
     let keys = [Form::Plain, STREAM, Form::Stream { include_usage: true }].map(|form| only(&[7; 32], form));
     assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2] && !keys.contains(&[7; 32]));
 }
+
+#[test]
+fn a_long_body_is_told_apart_by_any_byte_however_it_is_spelled() {
+    for bytes in [SHORT_BYTES_MAX / 2, SHORT_BYTES_MAX - 40, SHORT_BYTES_MAX, SHORT_BYTES_MAX + 1, 300_000] {
+        let text = "long \\n".repeat(bytes / 7);
+        let same = key(&format!(r#"{{"n":2,"prompt":"{text}"}}"#));
+        let respelled = text.replace("\\n", "\\u000a");
+        assert_eq!(key(&format!(r#"{{"prompt" : "{respelled}" , "n":2.0}}"#)), same, "{bytes}");
+        for at in [0, text.len() / 14 * 7, text.len() - 7] {
+            let mut other = text.clone();
+            other.replace_range(at..=at, "L");
+            assert_ne!(key(&format!(r#"{{"n":2,"prompt":"{other}"}}"#)), same, "{bytes}, {at}");
+        }
+    }
+}
+
+#[test]
+fn the_pieces_that_are_hashed_make_no_difference() {
+    let bytes: Vec<u8> = (0..100_000_u32).map(|number| (number / 7) as u8).collect();
+    for length in
+        [0, 1, SHORT_BYTES_MAX - 1, SHORT_BYTES_MAX, SHORT_BYTES_MAX + 1, 3 * SHORT_BYTES_MAX, 100_000]
+    {
+        let hashed = |piece: usize| {
+            let mut hash = Hasher::new();
+            bytes[..length].chunks(piece).for_each(|piece| hash.add(piece));
+            hash.finish()
+        };
+        let whole = hashed(bytes.len());
+        assert!([1, 1000, SHORT_BYTES_MAX, SHORT_BYTES_MAX + 1].iter().all(|piece| hashed(*piece) == whole));
+        let sha: Key = Sha256::digest(&bytes[..length]).into();
+        assert_eq!(whole == sha, length <= SHORT_BYTES_MAX, "{length}");
+    }
+}
