@@ -173,7 +173,7 @@ impl Members {
     }
 
     /// In their order.
-    pub fn iter(&self) -> impl Iterator<Item = (Name<'_>, Value<'_>)> + Clone {
+    pub fn iter(&self) -> impl Iterator<Item = (Name<'_>, Value<'_>)> {
         self.names.iter().map(|name| member(&self.tree, *name as usize))
     }
 
