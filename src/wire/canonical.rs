@@ -69,7 +69,7 @@ impl<'a, W: Write> Canonical<'a, W> {
     /// An object of these members, of which no two have one name.
     pub fn object(&mut self, members: impl Iterator<Item = Name<'a>>) -> io::Result<()> {
         let first = self.sorted.len();
-        self.sorted.extend(members.map(|name| (beginning(name), name)));
+        self.sorted.extend(members.map(|name| (name.beginning(), name)));
         let end = self.sorted.len();
         if let Some(members) = self.sorted.get_mut(first..)
             && !members.is_sorted_by(|one, other| order(*one, *other).is_lt())
@@ -164,20 +164,6 @@ impl<'a, W: Write> Canonical<'a, W> {
         }
         Ok(())
     }
-}
-
-/// The first eight bytes of a name, zeros behind them, as a number that has their order.
-fn beginning(name: Name<'_>) -> u64 {
-    let name = name.bytes();
-    let beginning = name.first_chunk().map_or_else(
-        || {
-            let mut padded = [0; 8];
-            padded.iter_mut().zip(name).for_each(|(to, byte)| *to = *byte);
-            padded
-        },
-        |beginning| *beginning,
-    );
-    u64::from_be_bytes(beginning)
 }
 
 /// By UTF-16 units (RFC 8785, section 3.2.3). It is the order of bytes, but for letters beyond 16 bits, whose first

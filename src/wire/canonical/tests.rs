@@ -76,6 +76,18 @@ proptest! {
         prop_assert_eq!(escapes(&written), escapes(&json!(text).to_string()), "no more than there must be");
     }
 
+    /// `order` looks at eight bytes at once, and at none of them as letters.
+    #[test]
+    fn members_are_in_the_order_of_utf_16(
+        names in prop::collection::btree_set("[ab\\x00é\u{ffff}\u{e000}😀]{0,10}|abcdefg[a-c]{0,70}", 0..20),
+    ) {
+        let value: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), json!(1))).collect();
+        let mut sorted: Vec<_> = names.into_iter().collect();
+        sorted.sort_by_key(|name| name.encode_utf16().collect::<Vec<_>>());
+        let members: Vec<_> = sorted.iter().map(|name| format!("{}:1", json!(name))).collect();
+        prop_assert_eq!(canonical(&Value::from(value).to_string()), format!("{{{}}}", members.join(",")));
+    }
+
     #[test]
     fn the_canonical_form_is_its_own(value in any_json()) {
         let once = canonical(&value.to_string());
