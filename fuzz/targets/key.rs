@@ -1,12 +1,14 @@
-//! Any body is read as serde_json reads it, or refused, and has one key, however it is spelled.
+//! Any body is read as serde_json reads it, or refused, and has one key, however it is spelled; an answer is JSON where
+//! serde_json says so.
 #![no_main]
 
 use std::fmt::Write;
 
 use ai_gateway::cache::{Dialect, Form, Key, Question, digest};
-use ai_gateway::wire::{self, Document, Fault};
+use ai_gateway::wire::{self, Document, Fault, Noted, Usage};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 const ENDPOINT: &str = "/v1/chat/completions";
@@ -57,7 +59,17 @@ fn respell_string(text: &str) -> String {
     spelled + "\""
 }
 
+/// An answer is read by the same reader, and passed over by it where it is not of interest.
+fn told(answer: &[u8]) {
+    let noted = Usage::default().note(answer);
+    if let Ok(text) = str::from_utf8(answer) {
+        let is_json = serde_json::from_str::<&RawValue>(text).is_ok();
+        assert_eq!(noted != Noted::Broken, is_json, "{noted:?}");
+    }
+}
+
 fuzz_target!(|body: &[u8]| {
+    told(body);
     let there: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
     let document = match wire::parse(&Bytes::copy_from_slice(body)) {
         Ok(document) => document,
