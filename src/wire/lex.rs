@@ -99,25 +99,13 @@ impl<'a> Lex<'a> {
     #[inline]
     pub(super) fn object(&mut self, mut each: impl FnMut(&mut Self, Spelled) -> Option<()>) -> Option<()> {
         self.pass(b'{')?;
-        self.enter()?;
-        if self.pass_blanks()? == b'}' {
-            self.at += 1;
-        } else {
-            loop {
-                let name = self.string()?;
-                self.pass_blanks()?;
-                self.pass(b':')?;
-                self.pass_blanks()?;
-                each(self, name)?;
-                match self.next()? {
-                    b',' => self.pass_blanks()?,
-                    b'}' => break,
-                    _ => return None,
-                };
-            }
-        }
-        self.depth -= 1;
-        Some(())
+        self.up_to(b'}', |lex| {
+            let name = lex.string()?;
+            lex.pass_blanks()?;
+            lex.pass(b':')?;
+            lex.pass_blanks()?;
+            each(lex, name)
+        })
     }
 
     /// The same, by names as they are read.
@@ -130,28 +118,32 @@ impl<'a> Lex<'a> {
 
     /// Reads a list. `each` reads or skips one value.
     #[inline]
-    pub(super) fn list(&mut self, mut each: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+    pub(super) fn list(&mut self, each: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
         self.pass(b'[')?;
-        self.enter()?;
-        if self.pass_blanks()? == b']' {
+        self.up_to(b']', each)
+    }
+
+    /// What stands between commas, up to the end of the list or object that was begun.
+    #[inline]
+    fn up_to(&mut self, end: u8, mut each: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.depth += 1;
+        if self.depth > DEPTH_MAX {
+            return None;
+        }
+        if self.pass_blanks()? == end {
             self.at += 1;
         } else {
             loop {
                 each(self)?;
                 match self.next()? {
                     b',' => self.pass_blanks()?,
-                    b']' => break,
+                    byte if byte == end => break,
                     _ => return None,
                 };
             }
         }
         self.depth -= 1;
         Some(())
-    }
-
-    fn enter(&mut self) -> Option<()> {
-        self.depth += 1;
-        (self.depth <= DEPTH_MAX).then_some(())
     }
 
     pub(super) fn null(&mut self) -> Option<()> {
