@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
 use http::{Method, Version};
 use pingora::http::RequestHeader;
@@ -34,9 +34,6 @@ use super::{outlet, respond};
 
 /// How many pieces of an answer that are there at once are passed on at once.
 const BATCH: usize = 4;
-
-/// A body that goes behind its header by a copy.
-const SMALL_BODY_BYTES_MAX: usize = 4 << 10;
 
 /// How long the end of an answer is waited for that has come.
 const LAST_CHUNK_TIME_MAX: Duration = Duration::from_millis(100);
@@ -116,25 +113,11 @@ pub(super) async fn write(
     body: Bytes,
     silence_max: Option<Duration>,
 ) -> Result<()> {
-    let mut head = http_req_header_to_wire(request)
+    let head = http_req_header_to_wire(request)
         .ok_or_else(|| Error::explain(ErrorType::InvalidHTTPHeader, "a request that cannot be written"))?;
-    let body = match body.len() <= SMALL_BODY_BYTES_MAX {
-        true => {
-            head.put(body);
-            Bytes::new()
-        }
-        false => body,
-    };
     let mut request = head.chain(body);
     while request.has_remaining() {
-        // What is one piece is written as such: a list of pieces is more to the system.
-        let taken = match request.last_ref().is_empty() {
-            true => within(silence_max, stream.write(request.first_ref()))
-                .await
-                .inspect(|bytes| request.advance(*bytes)),
-            false => within(silence_max, stream.write_buf(&mut request)).await,
-        };
-        if taken? == 0 {
+        if within(silence_max, stream.write_buf(&mut request)).await? == 0 {
             return Error::e_explain(ErrorType::WriteError, "the server takes nothing");
         }
     }

@@ -68,17 +68,11 @@ impl<S: AsyncWrite + Unpin> Gathering<S> {
     /// Passes on what waits. Ready: nothing waits any more, and so many bytes of what comes behind it went with it.
     fn poll_pass(&mut self, cx: &mut Context<'_>, behind: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         while !self.waiting.is_empty() {
-            let inner = Pin::new(&mut self.inner);
-            let passed = match behind {
-                // A list of one piece is more to the system than the piece.
-                [] => ready!(inner.poll_write(cx, &self.waiting))?,
-                behind => {
-                    let mut pieces = ArrayVec::<_, PIECES_MAX>::new();
-                    pieces.push(IoSlice::new(&self.waiting));
-                    pieces.extend(behind.iter().copied().take(PIECES_MAX - 1));
-                    ready!(inner.poll_write_vectored(cx, &pieces))?
-                }
-            };
+            let mut pieces = ArrayVec::<_, PIECES_MAX>::new();
+            pieces.push(IoSlice::new(&self.waiting));
+            pieces.extend(behind.iter().copied().take(PIECES_MAX - 1));
+            let passed = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, &pieces))?;
+            drop(pieces);
             if passed == 0 {
                 return Poll::Ready(Err(ErrorKind::WriteZero.into()));
             }
