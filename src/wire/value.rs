@@ -60,12 +60,18 @@ struct Rest<'a> {
 }
 
 pub(super) fn member(tree: &Tree, name: usize) -> (Name<'_>, Value<'_>) {
-    (tree.name(name), Value { tree, at: name + 1 })
+    let name = tree.name(name);
+    (name, name.value())
 }
 
 impl<'a> Value<'a> {
     fn node(self) -> Option<Node> {
         self.tree.node(self.at)
+    }
+
+    /// No value is, but what stands before one.
+    fn is_name(self) -> bool {
+        matches!(self.node(), Some(Node::Name(..) | Node::NameApart(..)))
     }
 
     fn spelled(self, start: u32, bytes: u32) -> &'a str {
@@ -81,16 +87,14 @@ impl<'a> Value<'a> {
         let (mut at, end) = (self.at, self.tree.after(self.at));
         while at < end {
             let value = self.tree.value(at);
-            let is_name = matches!(value.node(), Some(Node::Name(..) | Node::NameApart(..)));
-            at = if is_name || enters(value.read()) { at + 1 } else { self.tree.after(at) };
+            at = if value.is_name() || enters(value.read()) { at + 1 } else { self.tree.after(at) };
         }
     }
 
     /// The members of all objects that it is and has in it.
     pub(super) fn members_within(self) -> impl Iterator<Item = (Name<'a>, Self)> {
-        let is_name = |node| matches!(node, Node::Name(..) | Node::NameApart(..));
         let places = self.at..self.tree.after(self.at);
-        places.filter(move |at| self.tree.node(*at).is_some_and(is_name)).map(move |at| member(self.tree, at))
+        places.filter(move |at| self.tree.value(*at).is_name()).map(move |at| member(self.tree, at))
     }
 
     pub fn read(self) -> Json<'a> {
