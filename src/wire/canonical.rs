@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 use std::io::{self, Write};
 use std::ops::RangeInclusive;
 
-use super::lex::{HIGH, plain_bytes};
+use super::block::Block;
 use super::value::{Json, Name, Number, Text, Value};
 
 /// Small pieces gather up to here before they are written.
@@ -121,13 +121,13 @@ impl<'a, W: Write> Canonical<'a, W> {
     }
 
     /// Writes what is spelled as it is to be.
-    fn spelled(&mut self, spelled: &str) -> io::Result<()> {
+    fn spelled(&mut self, spelled: &[u8]) -> io::Result<()> {
         if spelled.len() < GATHERED_BYTES {
-            self.gathered.extend_from_slice(spelled.as_bytes());
+            self.gathered.extend_from_slice(spelled);
             return Ok(());
         }
         self.pass_on(0)?;
-        self.out.write_all(spelled.as_bytes())
+        self.out.write_all(spelled)
     }
 
     fn quoted(&mut self, text: &str) -> io::Result<()> {
@@ -166,14 +166,23 @@ impl<'a, W: Write> Canonical<'a, W> {
     }
 }
 
+/// The highest bits of eight bytes, which are set in those that are no ASCII.
+const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+
 /// By UTF-16 units (RFC 8785, section 3.2.3). It is the order of bytes, but for letters beyond 16 bits, whose first
 /// unit comes before U+E000: they begin with 0xF0 and more, and what is from there on with 0xEE or 0xEF.
+#[inline]
 fn order((beginning, one): (u64, Name<'_>), (other_beginning, other): (u64, Name<'_>)) -> Ordering {
-    const LATE: RangeInclusive<u8> = 0xee..=0xef;
-    const PIECE_BYTES: usize = 64;
     if beginning != other_beginning && (beginning | other_beginning) & HIGH == 0 {
         return beginning.cmp(&other_beginning);
     }
+    order_of_whole(one, other)
+}
+
+#[cold]
+fn order_of_whole(one: Name<'_>, other: Name<'_>) -> Ordering {
+    const LATE: RangeInclusive<u8> = 0xee..=0xef;
+    const PIECE_BYTES: usize = 64;
     let (one, other) = (one.bytes(), other.bytes());
     // What they have in common may be long.
     let pieces = one.chunks(PIECE_BYTES).zip(other.chunks(PIECE_BYTES));
@@ -187,17 +196,18 @@ fn order((beginning, one): (u64, Name<'_>), (other_beginning, other): (u64, Name
 }
 
 /// Adds a piece of a text as RFC 8785 escapes it (section 3.2.2.2): short escapes, else lower-case `\u00xx`, nothing
-/// beyond. Eight bytes at a time: a copy of that many is one store, and code has an escape every few words.
+/// beyond. A block at a time: a copy of that many is one store, and code has an escape every few words.
 fn escape(mut text: &[u8], out: &mut Vec<u8>) {
-    while let Some((word, rest)) = text.split_first_chunk::<8>() {
-        out.extend_from_slice(word);
-        let plain = plain_bytes(*word);
-        if plain == word.len() {
+    while let Some((bytes, rest)) = text.split_first_chunk() {
+        out.extend_from_slice(bytes);
+        let marks = Block::of(*bytes).escaped();
+        if marks == 0 {
             text = rest;
             continue;
         }
-        out.truncate(out.len() - word.len() + plain);
-        escape_byte(word[plain], out);
+        let plain = marks.trailing_zeros() as usize;
+        out.truncate(out.len() - Block::BYTES + plain);
+        escape_byte(bytes[plain], out);
         text = &text[plain + 1..];
     }
     text.iter().for_each(|byte| escape_byte(*byte, out));

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 
+use super::block::Block;
 use super::value::Number;
 
 /// Lists and objects within each other: serde_json's bound, and not more than a thread's stack has room for.
@@ -95,15 +96,26 @@ impl<'a> Lex<'a> {
         is_there.then_some(())
     }
 
+    /// Passes the next byte if it is this one, and no blank comes behind it: nothing else is most of the time.
+    #[inline]
+    fn pass_alone(&mut self, expected: u8) -> bool {
+        let next = self.text.as_bytes().get(self.at..).and_then(|rest| rest.first_chunk());
+        let is_there = matches!(next, Some([byte, b'!'..=u8::MAX]) if *byte == expected);
+        self.at += usize::from(is_there);
+        is_there
+    }
+
     /// Reads an object. `each` is given the name of each member, and reads or skips its value.
     #[inline]
     pub(super) fn object(&mut self, mut each: impl FnMut(&mut Self, Spelled) -> Option<()>) -> Option<()> {
         self.pass(b'{')?;
         self.up_to(b'}', |lex| {
             let name = lex.string()?;
-            lex.pass_blanks()?;
-            lex.pass(b':')?;
-            lex.pass_blanks()?;
+            if !lex.pass_alone(b':') {
+                lex.pass_blanks()?;
+                lex.pass(b':')?;
+                lex.pass_blanks()?;
+            }
             each(lex, name)
         })
     }
@@ -135,6 +147,9 @@ impl<'a> Lex<'a> {
         } else {
             loop {
                 each(self)?;
+                if self.pass_alone(b',') {
+                    continue;
+                }
                 match self.next()? {
                     b',' => self.pass_blanks()?,
                     byte if byte == end => break,
@@ -239,46 +254,69 @@ impl<'a> Lex<'a> {
     /// A text, or a name.
     #[inline(always)]
     pub(super) fn string(&mut self) -> Option<Spelled> {
-        let start = self.at;
+        let start = u32::try_from(self.at).ok()?;
         self.pass(b'"')?;
+        if let Some(spelling) = self.short_string() {
+            return Some(Spelled { start, end: u32::try_from(self.at).ok()?, escapes: 0, spelling });
+        }
         // Two words, which are returned in registers: more go through memory, and took as long as the rest.
         let (escapes, spelling) = self.rest_of_string()?;
-        let (start, end) = (u32::try_from(start).ok()?, u32::try_from(self.at).ok()?);
-        Some(Spelled { start, end, escapes, spelling })
+        Some(Spelled { start, end: u32::try_from(self.at).ok()?, escapes, spelling })
+    }
+
+    /// What most are: at its end within a block, with no escapes before.
+    #[inline(always)]
+    fn short_string(&mut self) -> Option<Spelling> {
+        let block = Block::at(self.text.as_bytes(), self.at)?;
+        let (marks, quotes) = (block.escaped(), block.quotes());
+        let first = marks & marks.wrapping_neg();
+        if first & quotes == 0 {
+            return None;
+        }
+        self.at += first.trailing_zeros() as usize + 1;
+        let is_ascii = block.others() & (first - 1) == 0;
+        Some(if is_ascii { Spelling::Ascii } else { Spelling::Canonical })
     }
 
     #[inline(never)]
     fn rest_of_string(&mut self) -> Option<(u32, Spelling)> {
         let text = self.text.as_bytes();
-        let (mut at, mut seen, mut escapes, mut is_canonical) = (self.at, 0, 0, true);
-        loop {
-            at += plain(text.get(at..)?, &mut seen);
-            let byte = *text.get(at)?;
-            if byte == b'"' {
-                break;
-            }
-            match text.get(at + 1).filter(|_| byte == b'\\')? {
-                b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f' => {}
-                // Where these have another spelling, that is the canonical one.
-                b'/' => is_canonical = false,
-                b'u' => {
-                    let digits =
-                        text.get(at + 2..at + 6).filter(|it| it.iter().all(u8::is_ascii_hexdigit))?;
-                    is_canonical = false;
-                    at += digits.len();
+        let (mut at, mut escapes, mut others, mut is_canonical) = (self.at, 0, 0, true);
+        'blocks: loop {
+            let block = Block::at(text, at).or_else(|| Block::last(text, at))?;
+            let mut marks = block.escaped();
+            while marks != 0 {
+                let place = marks.trailing_zeros() as usize;
+                let after = match text.get(at + place)? {
+                    b'"' => {
+                        others |= block.others() & !(u32::MAX << place);
+                        self.at = at + place + 1;
+                        let spelling = match (is_canonical, others) {
+                            (true, 0) => Spelling::Ascii,
+                            (true, _) => Spelling::Canonical,
+                            (false, _) => Spelling::Other,
+                        };
+                        return Some((escapes, spelling));
+                    }
+                    b'\\' => {
+                        let (bytes, is_short) = escape(text, at + place)?;
+                        is_canonical &= is_short;
+                        place + bytes
+                    }
+                    _ => return None,
+                };
+                escapes += 1;
+                // Guessed ahead, where the greater of the two would be waited for.
+                if after >= Block::BYTES {
+                    others |= block.others();
+                    at += after;
+                    continue 'blocks;
                 }
-                _ => return None,
+                marks &= u32::MAX << after;
             }
-            escapes += 1;
-            at += 2;
+            others |= block.others();
+            at += Block::BYTES;
         }
-        self.at = at + 1;
-        let spelling = match (is_canonical, seen & HIGH == 0) {
-            (true, true) => Spelling::Ascii,
-            (true, false) => Spelling::Canonical,
-            (false, _) => Spelling::Other,
-        };
-        Some((escapes, spelling))
     }
 
     /// A text as it is read.
@@ -291,35 +329,14 @@ impl<'a> Lex<'a> {
     }
 }
 
-/// How many bytes of a text come before the first that ends it or must be escaped. `seen` gets the bits of these, and
-/// of some behind them.
+/// How many bytes an escape has, and whether it is as RFC 8785 has it: one of two bytes.
 #[inline]
-fn plain(text: &[u8], seen: &mut u64) -> usize {
-    let mut rest = text;
-    while let Some((word, after)) = rest.split_first_chunk() {
-        *seen |= u64::from_le_bytes(*word);
-        let plain = plain_bytes(*word);
-        if plain < word.len() {
-            return text.len() - rest.len() + plain;
-        }
-        rest = after;
+fn escape(text: &[u8], at: usize) -> Option<(usize, bool)> {
+    match text.get(at + 1)? {
+        b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f' => Some((2, true)),
+        // Where these have another spelling, that is the canonical one.
+        b'/' => Some((2, false)),
+        b'u' => text.get(at + 2..at + 6)?.iter().all(u8::is_ascii_hexdigit).then_some((6, false)),
+        _ => None,
     }
-    *seen |= HIGH;
-    let is_marked = |byte: &u8| matches!(byte, 0..0x20 | b'"' | b'\\');
-    text.len() - rest.len() + rest.iter().position(is_marked).unwrap_or(rest.len())
-}
-
-const ONES: u64 = u64::from_le_bytes([1; 8]);
-/// The bits of eight bytes that are no ASCII.
-pub(super) const HIGH: u64 = ONES << 7;
-
-/// How many of eight bytes come before the first that must be escaped. What marks bytes below a bound may mark one
-/// above a marked one wrongly, and never the first (Warren, Hacker's Delight, 6-1).
-#[inline]
-pub(super) fn plain_bytes(word: [u8; 8]) -> usize {
-    let word = u64::from_le_bytes(word);
-    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGH;
-    let is = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-    let marked = below(word, 0x20) | is(b'"') | is(b'\\');
-    (marked.trailing_zeros() / 8) as usize
 }

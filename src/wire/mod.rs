@@ -3,6 +3,7 @@
 mod endpoint;
 mod tree;
 mod value;
+mod block;
 mod lex;
 mod scan;
 mod json;

@@ -61,7 +61,7 @@ const _: () = assert!(size_of::<Node>() == 16, "what is read of a body takes man
 impl Tree {
     /// Of a body whose values are pushed in their order.
     pub(super) fn of(body: ByteString) -> Self {
-        const BYTES_A_NODE: usize = 16;
+        const BYTES_A_NODE: usize = 12;
         let nodes = Vec::with_capacity(8 + body.len() / BYTES_A_NODE);
         Self { body, apart: String::new(), nodes }
     }

@@ -211,9 +211,9 @@ impl<'a> Text<'a> {
     }
 
     /// What it is in the canonical form, quotes included, if it is not to be made first.
-    pub(super) fn canonical(self) -> Option<&'a str> {
+    pub(super) fn canonical(self) -> Option<&'a [u8]> {
         match self.0.node() {
-            Some(Node::Spelled { start, bytes, .. }) => Some(self.0.spelled(start, bytes)),
+            Some(Node::Spelled { start, bytes, .. }) => Some(self.0.tree.body_at(start, bytes)),
             _ => None,
         }
     }
@@ -259,19 +259,19 @@ impl<'a> Name<'a> {
     }
 
     /// With its value as the canonical form has them, where the body has them so, side by side.
-    pub(super) fn with_text(self) -> Option<&'a str> {
+    pub(super) fn with_text(self) -> Option<&'a [u8]> {
         match (self.0.node()?, self.value().node()?) {
             (Node::Name(at, name), Node::Spelled { start, bytes, .. }) if at + name + 1 == start => {
-                Some(self.0.spelled(at, name + 1 + bytes))
+                Some(self.0.tree.body_at(at, name + 1 + bytes))
             }
             _ => None,
         }
     }
 
     /// What it is in the canonical form, quotes included, if it is not to be made first.
-    pub(super) fn canonical(self) -> Option<&'a str> {
+    pub(super) fn canonical(self) -> Option<&'a [u8]> {
         match self.0.node() {
-            Some(Node::Name(start, bytes)) => Some(self.0.spelled(start, bytes)),
+            Some(Node::Name(start, bytes)) => Some(self.0.tree.body_at(start, bytes)),
             _ => None,
         }
     }
