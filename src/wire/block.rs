@@ -58,30 +58,86 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use serde_json::Value;
 
-    use crate::wire::parse;
+    use crate::wire::value::Json;
+    use crate::wire::{Canonical, parse};
 
-    /// As far as serde_json accepts it.
-    fn read(body: &str) -> Option<serde_json::Value> {
-        let members = parse(&Bytes::copy_from_slice(body.as_bytes())).ok()?.members;
-        members.get("a").map(|value| value.to_json())
+    const PIECES: &[&str] = &[
+        "",
+        "é",
+        "😀",
+        "\u{7f}",
+        "\n",
+        "\u{0}",
+        r#"""#,
+        r"\",
+        r"\\",
+        r#"\""#,
+        r"\n",
+        r"\/",
+        r"\x",
+        r"\u00e9",
+        r"\u001f",
+        r"\u00g9",
+        r#"\u00"9"#,
+    ];
+
+    /// A member whose value is a text.
+    #[derive(Debug, PartialEq)]
+    struct Member {
+        name: String,
+        text: String,
+        /// As RFC 8785 has it.
+        spelled: String,
+        /// Its bytes: of ASCII, and of other letters.
+        bytes: (usize, usize),
+    }
+
+    /// The first of a body's members, as serde_json reads and spells it: RFC 8785 has no other way for texts.
+    fn known(body: &str) -> Option<Member> {
+        let body: Value = serde_json::from_str(body).ok()?;
+        let (name, value) = body.as_object()?.iter().find(|(name, _)| *name != "z")?;
+        let text = value.as_str()?.to_owned();
+        let ascii = text.bytes().filter(u8::is_ascii).count();
+        Some(Member {
+            name: name.clone(),
+            spelled: value.to_string(),
+            bytes: (ascii, text.len() - ascii),
+            text,
+        })
+    }
+
+    /// The same, as it is read here.
+    fn read(body: &str) -> Option<Member> {
+        let document = parse(&Bytes::copy_from_slice(body.as_bytes())).ok()?;
+        let (name, value) = document.members.iter().find(|(name, _)| name.text() != "z")?;
+        let Json::Text(text) = value.read() else { return None };
+        let mut canonical = Canonical::to(Vec::new());
+        canonical.value(value).ok()?;
+        Some(Member {
+            name: name.text().to_owned(),
+            text: text.read().into_owned(),
+            spelled: String::from_utf8(canonical.finish().ok()?).ok()?,
+            bytes: text.bytes(),
+        })
     }
 
     #[test]
-    fn texts_end_and_are_escaped_at_every_place_of_a_block() {
-        let pieces = [
-            "", "é", "😀", "\u{7f}", "\n", "\u{0}", r#"""#, r"\", r"\\", r#"\""#, r"\n", r"\/", r"\x",
-            r"\u00e9", r"\u00g9",
-        ];
+    fn texts_and_names_end_and_are_escaped_at_every_place_of_a_block() {
         for before in 0..40 {
             for after in [0, 1, 7, 17] {
-                for piece in pieces {
+                for piece in PIECES {
                     let (before, after) = ("x".repeat(before), "x".repeat(after));
                     for text in [format!("{before}{piece}{after}"), format!("{before}{piece}{piece}{after}")]
                     {
-                        let body = format!(r#"{{"a":"{text}"}}"#);
-                        let known = serde_json::from_str::<serde_json::Value>(&body).ok();
-                        assert_eq!(read(&body), known.map(|mut body| body["a"].take()), "{body}");
+                        for body in [
+                            format!(r#"{{"a":"{text}"}}"#),
+                            format!(r#"{{"a":"{text}","z":"ééééééééééééé"}}"#),
+                            format!(r#"{{"{text}":"{text}" }}"#),
+                        ] {
+                            assert_eq!(read(&body), known(&body), "{body}");
+                        }
                     }
                 }
             }

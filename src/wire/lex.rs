@@ -45,7 +45,7 @@ pub(super) enum Spelling {
     Ascii,
     /// As RFC 8785 has it.
     Canonical,
-    /// In another way.
+    /// In another way, as far as that was looked at.
     Other,
 }
 
@@ -96,7 +96,8 @@ impl<'a> Lex<'a> {
         is_there.then_some(())
     }
 
-    /// Passes the next byte if it is this one, and no blank comes behind it: nothing else is most of the time.
+    /// Passes the next byte if it is this one and what comes behind it is no blank, as where JSON is written for
+    /// machines. Otherwise nothing is passed.
     #[inline]
     fn pass_alone(&mut self, expected: u8) -> bool {
         let next = self.text.as_bytes().get(self.at..).and_then(|rest| rest.first_chunk());
@@ -299,14 +300,14 @@ impl<'a> Lex<'a> {
                         return Some((escapes, spelling));
                     }
                     b'\\' => {
-                        let (bytes, is_short) = escape(text, at + place)?;
-                        is_canonical &= is_short;
+                        let (bytes, is_known) = escape(text, at + place)?;
+                        is_canonical &= is_known;
                         place + bytes
                     }
                     _ => return None,
                 };
                 escapes += 1;
-                // Guessed ahead, where the greater of the two would be waited for.
+                // Most end within the block. To go on at the greater of the two ends would be to wait for it.
                 if after >= Block::BYTES {
                     others |= block.others();
                     at += after;
@@ -329,13 +330,14 @@ impl<'a> Lex<'a> {
     }
 }
 
-/// How many bytes an escape has, and whether it is as RFC 8785 has it: one of two bytes.
+/// How many bytes an escape has, and whether RFC 8785 is sure to have it so.
 #[inline]
 fn escape(text: &[u8], at: usize) -> Option<(usize, bool)> {
     match text.get(at + 1)? {
         b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f' => Some((2, true)),
-        // Where these have another spelling, that is the canonical one.
+        // What has another spelling.
         b'/' => Some((2, false)),
+        // And what may have one.
         b'u' => text.get(at + 2..at + 6)?.iter().all(u8::is_ascii_hexdigit).then_some((6, false)),
         _ => None,
     }

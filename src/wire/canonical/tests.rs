@@ -67,7 +67,7 @@ fn reordered(value: &Value, turns: usize) -> String {
 }
 
 proptest! {
-    /// `escape` looks at eight bytes at once; a reader of JSON sees the same text.
+    /// `escape` looks at sixteen bytes at once; a reader of JSON sees the same text.
     #[test]
     fn texts_are_escaped_wherever_it_is_needed(text in "[a\\x00-\\x1f\"\\\\\x7f-\u{90}é😀]{0,40}") {
         let written = canonical(&json!(text).to_string());
