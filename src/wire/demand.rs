@@ -1,6 +1,7 @@
 //! What a request may cost in tokens, as far as its body tells.
 
 use super::endpoint::{Endpoint, Work};
+use super::media;
 use super::tree::Members;
 use super::value::{Json, Number, Text, Value};
 
@@ -72,8 +73,9 @@ impl Demand {
     }
 }
 
-/// What a body asks of an endpoint. `counts`: whether the prompt is to be counted, not only estimated.
-pub fn demand(endpoint: &Endpoint, body: &Members, counts: bool) -> Demand {
+/// What a body asks of an endpoint. `counts`: whether the prompt is to be counted, not only estimated. `estimate`: what
+/// a survey of the body said, if there was one.
+pub fn demand(endpoint: &Endpoint, body: &Members, counts: bool, estimate: Option<u64>) -> Demand {
     let generates = endpoint.work == Work::Generate;
     let (prompt, prompts) = match endpoint.path {
         "/v1/chat/completions" | "/chat/completions" => {
@@ -99,7 +101,7 @@ pub fn demand(endpoint: &Endpoint, body: &Members, counts: bool) -> Demand {
     };
     Demand {
         completion_tokens,
-        estimate: body.iter().map(|(_, value)| estimate(value)).sum(),
+        estimate: estimate.unwrap_or_else(|| survey(body).estimate),
         prompt,
         prompts,
         answers,
@@ -147,27 +149,45 @@ fn is_number(value: Value<'_>) -> bool {
     value.as_number().is_some()
 }
 
-/// The likely number of tokens in all text of a value.
-fn estimate(value: Value<'_>) -> u64 {
-    let mut tokens = 0;
-    value.visit(|json| {
-        match json {
-            Json::Text(text) if is_media(text) => tokens += MEDIA_TOKENS,
-            Json::Text(text) => {
-                let (ascii, others) = text.bytes();
-                tokens += (ascii as u64).div_ceil(ASCII_BYTES_IN_A_TOKEN);
-                tokens += (others as u64).div_ceil(OTHER_BYTES_IN_A_TOKEN);
+/// What one pass through a body tells.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// The likely number of tokens in all of its text.
+    pub estimate: u64,
+    /// The first of its members that names media which a server would fetch.
+    pub remote_media: Option<&'static str>,
+}
+
+/// Looks through all of a body, once.
+pub fn survey(body: &Members) -> Survey {
+    let mut seen = Survey::default();
+    for (name, value) in body.iter() {
+        let is_content = media::is_content(name.bytes());
+        let Survey { estimate, remote_media } = &mut seen;
+        let member = |name| {
+            if is_content && remote_media.is_none() {
+                *remote_media = media::remote(name);
             }
-            Json::List(items) if { items }.all(is_number) => {
-                tokens += items.count() as u64;
-                return false;
+        };
+        value.visit(member, |json| {
+            match json {
+                Json::Text(text) if is_media(text) => *estimate += MEDIA_TOKENS,
+                Json::Text(text) => {
+                    let (ascii, others) = text.bytes();
+                    *estimate += (ascii as u64).div_ceil(ASCII_BYTES_IN_A_TOKEN);
+                    *estimate += (others as u64).div_ceil(OTHER_BYTES_IN_A_TOKEN);
+                }
+                Json::List(items) if { items }.all(is_number) => {
+                    *estimate += items.count() as u64;
+                    return false;
+                }
+                Json::Object(_) => *estimate += PLACE_TOKENS,
+                Json::List(_) | Json::Null | Json::Bool(_) | Json::Number(_) => {}
             }
-            Json::Object(_) => tokens += PLACE_TOKENS,
-            Json::List(_) | Json::Null | Json::Bool(_) | Json::Number(_) => {}
-        }
-        true
-    });
-    tokens
+            true
+        });
+    }
+    seen
 }
 
 /// Whether it is an image or a sound in a `data:` URL (RFC 2397), and not a text that begins like one.
@@ -191,7 +211,7 @@ mod tests {
     fn asked(path: &str, body: &str) -> Demand {
         let Ok(Target::Server(endpoint)) = find(&Method::POST, path) else { panic!("{path} is an endpoint") };
         let document = parse(&Bytes::copy_from_slice(body.as_bytes())).expect("an object");
-        demand(endpoint, &document.members, true)
+        demand(endpoint, &document.members, true, None)
     }
 
     #[test]

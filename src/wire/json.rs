@@ -11,8 +11,8 @@ use bytestring::ByteString;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::scan::{self, Scanned, Stopped, scan};
-use super::tree::Members;
+use super::scan::{Scanned, Stopped, scan};
+use super::tree::{Members, VALUES_MAX};
 use super::value::{self, Json};
 
 /// A name is written into logs and errors.
@@ -88,7 +88,7 @@ fn fault(text: &str, stopped: Stopped) -> Fault {
     let body = text.as_bytes();
     Fault::Syntax(match stopped {
         Stopped::Twice { name, at } => placed(&format!("the member `{name}` is there twice"), body, at),
-        Stopped::Many { at } => placed(&format!("it has more than {} values", scan::VALUES_MAX), body, at),
+        Stopped::Many { at } => placed(&format!("it has more than {} values", VALUES_MAX), body, at),
         Stopped::Syntax => {
             let mut json = serde_json::Deserializer::from_str(text);
             let read = json.deserialize_map(Heeded).and_then(|()| json.end());
@@ -251,7 +251,7 @@ mod tests {
             );
         }
         assert!(matches!(parse(&Bytes::from_static(b"{\"a\":\"\xff\"}")), Err(Fault::Syntax(_))));
-        let many = format!("{{\"a\":[{}1]}}", "1,".repeat(scan::VALUES_MAX as usize));
+        let many = format!("{{\"a\":[{}1]}}", "1,".repeat(VALUES_MAX as usize));
         assert!(syntax(&many).contains("more than 1048576 values"));
         let long = format!("{{\"model\":\"{}\"}}", "m".repeat(MODEL_BYTES_MAX + 1));
         assert_eq!(parse(&long.into()).err(), Some(long_model()));

@@ -1,39 +1,36 @@
 //! Media that a server would fetch: a caller could make llama-server ask addresses only it can reach.
 
-use super::tree::Members;
-use super::value::{Json, Value};
+use super::value::{Json, Name, Value};
 
-/// Members that name media, in any of the protocols.
-const MEDIA: &[&str] = &["image_url", "audio_url", "video_url", "file_url"];
-
-/// Members whose `url` or `data` may be a name, or plain base64.
-const INLINE: &[&str] = &["input_audio", "input_video"];
-
-/// Members that hold schemas or code rather than content.
-const NOT_CONTENT: &[&str] = &["tools", "functions", "response_format", "json_schema", "text"];
-
-/// The first name in a body that is not a `data:` URL, with the member it stands in.
-pub fn remote(members: &Members) -> Option<&'static str> {
-    members
-        .iter()
-        .filter(|(name, _)| !NOT_CONTENT.contains(&name.text()))
-        .flat_map(|(_, value)| value.members_within())
-        .find_map(|(name, value)| in_member(name.bytes(), value))
+/// Whether a body's member of this name holds content, and not schemas or code.
+pub(super) fn is_content(name: &[u8]) -> bool {
+    !matches!(name, b"tools" | b"functions" | b"response_format" | b"json_schema" | b"text")
 }
 
-fn in_member(name: &[u8], value: Value<'_>) -> Option<&'static str> {
-    let known = |names: &[&'static str]| names.iter().find(|known| known.as_bytes() == name).copied();
+/// The name of a member, in any of the protocols, that names what is not a `data:` URL.
+#[inline]
+pub(super) fn remote(name: Name<'_>) -> Option<&'static str> {
     let is_remote = |url: Option<Value<'_>>| url.and_then(Value::as_text).is_some_and(|url| !is_data(&url));
-    if let Some(known) = known(MEDIA) {
-        return is_remote(if matches!(value.read(), Json::Text(_)) { Some(value) } else { value.get("url") })
-            .then_some(known);
-    }
-    if let Some(known) = known(INLINE) {
+    let named = |known, value: Value<'_>| {
+        let url = if matches!(value.read(), Json::Text(_)) { Some(value) } else { value.get("url") };
+        is_remote(url).then_some(known)
+    };
+    // Its `url` or `data` may be a name, or plain base64.
+    let inline = |known, value: Value<'_>| {
         let names = |part| value.get(part).and_then(Value::as_text).is_some_and(|it| it.contains("://"));
-        return ["url", "data"].into_iter().any(names).then_some(known);
+        ["url", "data"].into_iter().any(names).then_some(known)
+    };
+    match name.bytes() {
+        b"image_url" => named("image_url", name.value()),
+        b"audio_url" => named("audio_url", name.value()),
+        b"video_url" => named("video_url", name.value()),
+        b"file_url" => named("file_url", name.value()),
+        b"input_audio" => inline("input_audio", name.value()),
+        b"input_video" => inline("input_video", name.value()),
+        // Anthropic: {"type": "image", "source": {"type": "url", "url": …}}.
+        b"source" => is_remote(name.value().get("url")).then_some("source"),
+        _ => None,
     }
-    // Anthropic: {"type": "image", "source": {"type": "url", "url": …}}.
-    (name == b"source" && is_remote(value.get("url"))).then_some("source")
 }
 
 fn is_data(url: &str) -> bool {
@@ -44,8 +41,7 @@ fn is_data(url: &str) -> bool {
 mod tests {
     use bytes::Bytes;
 
-    use super::*;
-    use crate::wire::parse;
+    use crate::wire::{parse, survey};
 
     #[test]
     fn only_data_urls_pass() {
@@ -79,7 +75,7 @@ mod tests {
         ];
         for (body, expected) in cases {
             let members = parse(&Bytes::from_static(body.as_bytes())).expect("a JSON object").members;
-            assert_eq!(remote(&members), expected, "{body}");
+            assert_eq!(survey(&members).remote_media, expected, "{body}");
         }
     }
 }

@@ -22,7 +22,7 @@ mod envelope;
 mod framing;
 
 pub use canonical::Canonical;
-pub use demand::{Demand, Prompt, demand};
+pub use demand::{Demand, Prompt, Survey, demand, survey};
 pub use endpoint::{
     Astray, BodyKind, Endpoint, HEADERS_KEYED, HEADERS_PASSED, MODEL_PREFIX, Own, Protocol, Target, Work,
     find, is_endpoint_path, is_known_path, protocol_at,
@@ -30,7 +30,6 @@ pub use endpoint::{
 pub use envelope::ErrorBody;
 pub use framing::{Framing, Misframed, content_length, words};
 pub use json::{Document, Fault, Model, parse, refuse_slot, rename_model, wants_stream};
-pub use media::remote as remote_media;
 pub use multipart::{model as multipart_model, rename as rename_multipart_model};
 pub use prefix::{BLOCK_BYTES, prefix};
 pub use rewrite::{Changes, RequestRules};

@@ -8,10 +8,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::lex::{Lex, Spelled, Spelling};
-use super::tree::{Node, Tree, place};
-
-/// A value takes 16 bytes in memory, and as few as two in a body.
-pub(super) const VALUES_MAX: u32 = 1 << 20;
+use super::tree::{Node, Tree, VALUES_MAX, place};
 
 /// The members of an object are looked through for a name, up to so many; those of a larger one have a table.
 const LOOKED_THROUGH_MAX: usize = 16;
@@ -129,8 +126,8 @@ impl Scan {
         if spelling == Spelling::Other {
             self.tree.push_apart(&lex.read(text)?);
         } else {
-            let may_have_others = spelling != Spelling::Ascii;
-            self.tree.push(Node::Spelled { start, bytes: end - start, escapes, may_have_others });
+            let has_others = spelling != Spelling::Ascii;
+            self.tree.push(Node::Spelled { start, bytes: end - start, escapes, has_others });
         }
         Some(())
     }

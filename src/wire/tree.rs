@@ -10,6 +10,9 @@ use serde_json::Map;
 
 use super::value::{Name, Number, Value, member};
 
+/// A value takes 16 bytes in memory, and as few as two in a body.
+pub(super) const VALUES_MAX: u32 = 1 << 20;
+
 /// The members of a body that is an object.
 #[derive(Debug, Default)]
 pub struct Members {
@@ -41,8 +44,8 @@ pub(super) enum Node {
         bytes: u32,
         /// Bytes that it has less when it is read, one for each.
         escapes: u32,
-        /// There may be letters in it that are not ASCII.
-        may_have_others: bool,
+        /// There are letters in it that are not ASCII.
+        has_others: bool,
     },
     /// A text that it does not: where it begins in what stands apart, and its bytes.
     Apart(u32, u32),
@@ -61,8 +64,10 @@ const _: () = assert!(size_of::<Node>() == 16, "what is read of a body takes man
 impl Tree {
     /// Of a body whose values are pushed in their order.
     pub(super) fn of(body: ByteString) -> Self {
+        // As many as short messages have. Of names and values together there are twice the values at most.
         const BYTES_A_NODE: usize = 12;
-        let nodes = Vec::with_capacity(8 + body.len() / BYTES_A_NODE);
+        const NODES_MAX: usize = 2 * VALUES_MAX as usize;
+        let nodes = Vec::with_capacity(8 + (body.len() / BYTES_A_NODE).min(NODES_MAX));
         Self { body, apart: String::new(), nodes }
     }
 

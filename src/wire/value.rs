@@ -82,19 +82,21 @@ impl<'a> Value<'a> {
         self.tree.apart(start, bytes)
     }
 
-    /// Visits it and all that is in it, in its order, but not what is in what `enters` says no to.
-    pub(super) fn visit(self, mut enters: impl FnMut(Json<'a>) -> bool) {
+    /// Visits it and all that is in it, in its order, but not what is in what `enters` says no to; and the members of
+    /// objects, before their values.
+    #[inline]
+    pub(super) fn visit(self, mut member: impl FnMut(Name<'a>), mut enters: impl FnMut(Json<'a>) -> bool) {
         let (mut at, end) = (self.at, self.tree.after(self.at));
         while at < end {
             let value = self.tree.value(at);
-            at = if value.is_name() || enters(value.read()) { at + 1 } else { self.tree.after(at) };
+            if value.is_name() {
+                member(Name(value));
+            } else if !enters(value.read()) {
+                at = self.tree.after(at);
+                continue;
+            }
+            at += 1;
         }
-    }
-
-    /// The members of all objects that it is and has in it.
-    pub(super) fn members_within(self) -> impl Iterator<Item = (Name<'a>, Self)> {
-        let places = self.at..self.tree.after(self.at);
-        places.filter(move |at| self.tree.value(*at).is_name()).map(move |at| member(self.tree, at))
     }
 
     pub fn read(self) -> Json<'a> {
@@ -183,7 +185,7 @@ impl<'a> Text<'a> {
     /// Its bytes when it is read: of ASCII, and of other letters.
     pub(super) fn bytes(self) -> (usize, usize) {
         let (spelled, more) = match self.0.node() {
-            Some(Node::Spelled { bytes, escapes, may_have_others: false, .. }) => {
+            Some(Node::Spelled { bytes, escapes, has_others: false, .. }) => {
                 return ((bytes - 2 - escapes) as usize, 0);
             }
             Some(Node::Spelled { start, bytes, escapes, .. }) => {
