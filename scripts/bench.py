@@ -381,9 +381,35 @@ def streams(bench):
     bench.stop()
 
 
+@contextlib.contextmanager
+def apart(is_wanted):
+    """Whoever asks and answers runs on the first core, and the proxies that are given to what it yields on the last."""
+    cores = sorted(os.sched_getaffinity(0))
+
+    def place(proxies):
+        for process in (pid for proxy in proxies for pid in tree(proxy.pid)):
+            for task in pathlib.Path(f"/proc/{process}/task").iterdir():
+                os.sched_setaffinity(int(task.name), {cores[-1]})
+
+    if not is_wanted:
+        yield lambda _: None
+        return
+    os.sched_setaffinity(0, {cores[0]})
+    try:
+        yield place
+    finally:
+        os.sched_setaffinity(0, set(cores))
+
+
 def latency(bench):
-    server = bench.origin(events=3, every_ms=0)
-    proxies = {"direct": server, **bench.proxies(server)}
+    with apart(bench.args.apart) as place:
+        server = bench.origin(events=3, every_ms=0)
+        proxies = bench.proxies(server)
+        place(proxies.values())
+        over_direct(bench, {"direct": server, **proxies})
+
+
+def over_direct(bench, proxies):
     for proxy in proxies.values():
         load(proxy.port, seconds=1, connections=1)
 
@@ -585,6 +611,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each run")
     parser.add_argument("--entries", type=int, default=1_000_000, help="of the full cache")
+    parser.add_argument("--apart", action="store_true", help="latency with the proxies on a core of their own, which the kernel else puts where it likes")
     parser.add_argument("--waiting", type=int, default=10_000, help="callers in the queue")
     parser.add_argument("--proxies", default="bare,gateway,nginx,haproxy,envoy", type=lambda it: it.split(","))
     parser.add_argument("--gateway", type=pathlib.Path, default=TARGET / "ai-gateway", help="another binary of it")
