@@ -1,26 +1,15 @@
 //! What a request may cost in tokens, as far as its body tells.
 
 use super::endpoint::{Endpoint, Work};
-use super::media;
+use super::survey::survey;
 use super::tree::Members;
-use super::value::{Json, Number, Text, Value};
+use super::value::{Json, Number, Value};
 
 /// Completion tokens of a request that does not bound them.
 const COMPLETION_TOKENS: u64 = 256;
 
-/// Prompt tokens of an image or a sound, which has no text to measure.
-const MEDIA_TOKENS: u64 = 1000;
-
-/// What a message, a tool or a prompt costs beyond its text: its place in the template.
-const PLACE_TOKENS: u64 = 8;
-
 /// Texts that are counted for one request; more are estimated.
 const TEXTS_MAX: usize = 16;
-
-/// Bytes of text in a token, of ASCII and of other letters: off by a quarter for most texts (docs/LIMITS.md has what
-/// was measured).
-const ASCII_BYTES_IN_A_TOKEN: u64 = 3;
-const OTHER_BYTES_IN_A_TOKEN: u64 = 2;
 
 /// Members that one `max_tokens` or another stands in; llama-server reads them all on all its endpoints.
 pub(super) const COMPLETION_MAX: [&str; 4] =
@@ -138,66 +127,11 @@ fn texts(prompt: Option<Value<'_>>) -> (Prompt, u64) {
     gather(prompt, &mut found, &mut tokens);
     let several = match prompt.read() {
         // A list of numbers and texts is one prompt, unless none of it is a number.
-        Json::List(items) if !{ items }.any(is_number) => items.count().max(1),
+        Json::List(items) if !{ items }.any(Value::is_number) => items.count().max(1),
         _ => 1,
     };
     let known = found.len() <= TEXTS_MAX;
     (if known { Prompt::Texts { texts: found, tokens } } else { Prompt::Unknown }, several as u64)
-}
-
-fn is_number(value: Value<'_>) -> bool {
-    value.as_number().is_some()
-}
-
-/// What one pass through a body tells.
-#[derive(Debug, Default)]
-pub struct Survey {
-    /// The likely number of tokens in all of its text.
-    pub estimate: u64,
-    /// The first of its members that names media which a server would fetch.
-    pub remote_media: Option<&'static str>,
-}
-
-/// Looks through all of a body, once.
-pub fn survey(body: &Members) -> Survey {
-    let mut seen = Survey::default();
-    for (name, value) in body.iter() {
-        let is_content = media::is_content(name.bytes());
-        let Survey { estimate, remote_media } = &mut seen;
-        let member = |name| {
-            if is_content && remote_media.is_none() {
-                *remote_media = media::remote(name);
-            }
-        };
-        value.visit(member, |json| {
-            match json {
-                Json::Text(text) if is_media(text) => *estimate += MEDIA_TOKENS,
-                Json::Text(text) => {
-                    let (ascii, others) = text.bytes();
-                    *estimate += (ascii as u64).div_ceil(ASCII_BYTES_IN_A_TOKEN);
-                    *estimate += (others as u64).div_ceil(OTHER_BYTES_IN_A_TOKEN);
-                }
-                Json::List(items) if { items }.all(is_number) => {
-                    *estimate += items.count() as u64;
-                    return false;
-                }
-                Json::Object(_) => *estimate += PLACE_TOKENS,
-                Json::List(_) | Json::Null | Json::Bool(_) | Json::Number(_) => {}
-            }
-            true
-        });
-    }
-    seen
-}
-
-/// Whether it is an image or a sound in a `data:` URL (RFC 2397), and not a text that begins like one.
-fn is_media(text: Text<'_>) -> bool {
-    if !text.begins_with("data:") {
-        return false;
-    }
-    let text = text.read();
-    let head = text.strip_prefix("data:").and_then(|rest| rest.split_once(','));
-    head.is_some_and(|(head, _)| head.ends_with(";base64") && !head.contains(char::is_whitespace))
 }
 
 #[cfg(test)]
@@ -206,6 +140,7 @@ mod tests {
     use http::Method;
 
     use super::*;
+    use crate::wire::survey::MEDIA_TOKENS;
     use crate::wire::{Target, find, parse};
 
     fn asked(path: &str, body: &str) -> Demand {

@@ -12,6 +12,7 @@ mod rewrite;
 mod multipart;
 mod media;
 mod sse;
+mod survey;
 mod demand;
 mod prefix;
 mod report;
@@ -22,7 +23,7 @@ mod envelope;
 mod framing;
 
 pub use canonical::Canonical;
-pub use demand::{Demand, Prompt, Survey, demand, survey};
+pub use demand::{Demand, Prompt, demand};
 pub use endpoint::{
     Astray, BodyKind, Endpoint, HEADERS_KEYED, HEADERS_PASSED, MODEL_PREFIX, Own, Protocol, Target, Work,
     find, is_endpoint_path, is_known_path, protocol_at,
@@ -34,6 +35,7 @@ pub use multipart::{model as multipart_model, rename as rename_multipart_model};
 pub use prefix::{BLOCK_BYTES, prefix};
 pub use rewrite::{Changes, RequestRules};
 pub use sse::{Watch, error_event};
+pub use survey::{Survey, survey};
 pub use text::{answer as answer_text, prompt as prompt_text};
 pub use tree::Members;
 pub use unasked::Unasked;

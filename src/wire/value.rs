@@ -118,6 +118,10 @@ impl<'a> Value<'a> {
         matches!(self.read(), Json::Null)
     }
 
+    pub(super) fn is_number(self) -> bool {
+        self.as_number().is_some()
+    }
+
     pub fn as_bool(self) -> Option<bool> {
         if let Json::Bool(value) = self.read() { Some(value) } else { None }
     }
