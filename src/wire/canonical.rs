@@ -3,9 +3,7 @@
 //! Except that integers keep all their digits: llama-server reads a 64-bit seed exactly, so two seeds above 2^53 must
 //! not meet in one double.
 
-use std::cmp::Ordering;
 use std::io::{self, Write};
-use std::ops::RangeInclusive;
 
 use super::block::Block;
 use super::value::{Json, Name, Number, Text, Value};
@@ -13,23 +11,19 @@ use super::value::{Json, Name, Number, Text, Value};
 /// Small pieces gather up to here before they are written.
 const GATHERED_BYTES: usize = 4 << 10;
 
-/// Room for this is there from the start: what most bodies are, and what most objects have.
+/// Room for this is there from the start: what most bodies are.
 const USUAL_BYTES: usize = 1 << 10;
-const USUAL_MEMBERS: usize = 16;
 
 /// Writes values.
-pub struct Canonical<'a, W> {
+pub struct Canonical<W> {
     out: W,
     gathered: Vec<u8>,
-    /// The members of the objects that are being written, each object's in their order; with how they begin.
-    sorted: Vec<(u64, Name<'a>)>,
     may_be_rounded: bool,
 }
 
-impl<'a, W: Write> Canonical<'a, W> {
+impl<W: Write> Canonical<W> {
     pub fn to(out: W) -> Self {
-        let (gathered, sorted) = (Vec::with_capacity(USUAL_BYTES), Vec::with_capacity(USUAL_MEMBERS));
-        Self { out, gathered, sorted, may_be_rounded: false }
+        Self { out, gathered: Vec::with_capacity(USUAL_BYTES), may_be_rounded: false }
     }
 
     /// What it was written to, with all of it.
@@ -44,7 +38,7 @@ impl<'a, W: Write> Canonical<'a, W> {
         self.may_be_rounded
     }
 
-    pub fn value(&mut self, value: Value<'a>) -> io::Result<()> {
+    pub fn value(&mut self, value: Value<'_>) -> io::Result<()> {
         match value.read() {
             Json::Null => self.gathered.extend_from_slice(b"null"),
             Json::Bool(true) => self.gathered.extend_from_slice(b"true"),
@@ -61,26 +55,23 @@ impl<'a, W: Write> Canonical<'a, W> {
                 }
                 self.gathered.push(b']');
             }
-            Json::Object(members) => self.object(members.map(|(name, _)| name))?,
+            Json::Object(_) => self.members(value.in_order())?,
         }
         self.pass_on(GATHERED_BYTES)
     }
 
     /// An object of these members, of which no two have one name.
-    pub fn object(&mut self, members: impl Iterator<Item = Name<'a>>) -> io::Result<()> {
-        let first = self.sorted.len();
-        self.sorted.extend(members.map(|name| (name.beginning(), name)));
-        let end = self.sorted.len();
-        if let Some(members) = self.sorted.get_mut(first..)
-            && !members.is_sorted_by(|one, other| order(*one, *other).is_lt())
-        {
-            members.sort_unstable_by(|one, other| order(*one, *other));
-        }
+    pub fn object<'a>(&mut self, members: impl Iterator<Item = Name<'a>>) -> io::Result<()> {
+        let mut members: Vec<Name<'_>> = members.collect();
+        members.sort_unstable_by(|one, other| one.order(*other));
+        self.members(members.into_iter())
+    }
+
+    /// An object of these members, which are in their order.
+    fn members<'a>(&mut self, members: impl Iterator<Item = Name<'a>>) -> io::Result<()> {
         self.gathered.push(b'{');
-        for at in first..end {
-            // Objects within it have come and gone behind these.
-            let Some((_, name)) = self.sorted.get(at).copied() else { break };
-            if at > first {
+        for (index, name) in members.enumerate() {
+            if index > 0 {
                 self.gathered.push(b',');
             }
             if let Some(spelled) = name.with_text() {
@@ -92,7 +83,6 @@ impl<'a, W: Write> Canonical<'a, W> {
             self.gathered.push(b':');
             self.value(name.value())?;
         }
-        self.sorted.truncate(first);
         self.gathered.push(b'}');
         Ok(())
     }
@@ -163,35 +153,6 @@ impl<'a, W: Write> Canonical<'a, W> {
             }
         }
         Ok(())
-    }
-}
-
-/// The highest bits of eight bytes, which are set in those that are no ASCII.
-const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-
-/// By UTF-16 units (RFC 8785, section 3.2.3). It is the order of bytes, but for letters beyond 16 bits, whose first
-/// unit comes before U+E000: they begin with 0xF0 and more, and what is from there on with 0xEE or 0xEF.
-#[inline]
-fn order((beginning, one): (u64, Name<'_>), (other_beginning, other): (u64, Name<'_>)) -> Ordering {
-    if beginning != other_beginning && (beginning | other_beginning) & HIGH == 0 {
-        return beginning.cmp(&other_beginning);
-    }
-    order_of_whole(one, other)
-}
-
-#[cold]
-fn order_of_whole(one: Name<'_>, other: Name<'_>) -> Ordering {
-    const LATE: RangeInclusive<u8> = 0xee..=0xef;
-    const PIECE_BYTES: usize = 64;
-    let (one, other) = (one.bytes(), other.bytes());
-    // What they have in common may be long.
-    let pieces = one.chunks(PIECE_BYTES).zip(other.chunks(PIECE_BYTES));
-    let same = pieces.take_while(|(one, other)| one == other).count() * PIECE_BYTES;
-    let (one, other) = (one.get(same..).unwrap_or_default(), other.get(same..).unwrap_or_default());
-    match one.iter().zip(other).find(|(one, other)| one != other) {
-        None => one.len().cmp(&other.len()),
-        Some((one, other)) if LATE.contains(one.min(other)) && one.max(other) > LATE.end() => other.cmp(one),
-        Some((one, other)) => one.cmp(other),
     }
 }
 

@@ -9,44 +9,24 @@ use std::borrow::Cow;
 
 use serde::de::IgnoredAny;
 
-use super::block::Block;
+use super::names::beginning;
+use super::spelled::{Spelled, spelled};
 use super::value::Number;
 
 /// Lists and objects within each other: serde_json's bound, and not more than a thread's stack has room for.
-const DEPTH_MAX: u8 = 127;
+pub(super) const DEPTH_MAX: u8 = 127;
 
 /// From here on an exponent can matter that the standard library takes for another: it stops reading at 65,536.
 const LONG_NUMERAL_BYTES: usize = 1 << 16;
 
 /// A JSON text of less than 4 GiB, as far as it was read: up to a value's first byte, wherever one is to be read. What
 /// gives `None` has met what is no JSON, or not what was asked for; nothing more is to be read then.
+#[derive(Clone)]
 pub(super) struct Lex<'a> {
     text: &'a str,
     at: usize,
     /// Lists and objects that are begun.
     depth: u8,
-}
-
-/// A text in it.
-#[derive(Clone, Copy)]
-pub(super) struct Spelled {
-    /// Where it stands, in bytes, quotes included.
-    pub(super) start: u32,
-    pub(super) end: u32,
-    /// Each is one byte more than what it stands for, where all are canonical.
-    pub(super) escapes: u32,
-    pub(super) spelling: Spelling,
-}
-
-/// How a text is spelled.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Spelling {
-    /// As RFC 8785 has it, all of it ASCII.
-    Ascii,
-    /// As RFC 8785 has it.
-    Canonical,
-    /// In another way, as far as that was looked at.
-    Other,
 }
 
 impl<'a> Lex<'a> {
@@ -59,6 +39,19 @@ impl<'a> Lex<'a> {
     /// Where the reading is, in bytes.
     pub(super) fn at(&self) -> usize {
         self.at
+    }
+
+    pub(super) fn go_to(&mut self, at: usize) {
+        self.at = at;
+    }
+
+    /// Reads by a copy, so that the place stays in a register: what it reads may be a call.
+    #[inline(always)]
+    pub(super) fn apart<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<T> {
+        let mut copy = self.clone();
+        let found = read(&mut copy)?;
+        self.at = copy.at;
+        Some(found)
     }
 
     /// Whether there is nothing more but blanks.
@@ -74,7 +67,7 @@ impl<'a> Lex<'a> {
 
     /// The next byte that is no blank, which is not passed.
     #[inline]
-    fn pass_blanks(&mut self) -> Option<u8> {
+    pub(super) fn pass_blanks(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\n' | b'\t' | b'\r') = self.peek() {
             self.at += 1;
         }
@@ -90,20 +83,20 @@ impl<'a> Lex<'a> {
     }
 
     #[inline]
-    fn pass(&mut self, expected: u8) -> Option<()> {
+    pub(super) fn pass(&mut self, expected: u8) -> Option<()> {
         let is_there = self.peek() == Some(expected);
         self.at += 1;
         is_there.then_some(())
     }
 
-    /// Passes the next byte if it is this one and what comes behind it is no blank, as where JSON is written for
-    /// machines. Otherwise nothing is passed.
+    /// Passes the next byte if it is this one.
     #[inline]
-    fn pass_alone(&mut self, expected: u8) -> bool {
-        let next = self.text.as_bytes().get(self.at..).and_then(|rest| rest.first_chunk());
-        let is_there = matches!(next, Some([byte, b'!'..=u8::MAX]) if *byte == expected);
-        self.at += usize::from(is_there);
-        is_there
+    pub(super) fn passes(&mut self, expected: u8) -> bool {
+        if self.peek() != Some(expected) {
+            return false;
+        }
+        self.at += 1;
+        true
     }
 
     /// Reads an object. `each` is given the name of each member, and reads or skips its value.
@@ -111,14 +104,21 @@ impl<'a> Lex<'a> {
     pub(super) fn object(&mut self, mut each: impl FnMut(&mut Self, Spelled) -> Option<()>) -> Option<()> {
         self.pass(b'{')?;
         self.up_to(b'}', |lex| {
-            let name = lex.string()?;
-            if !lex.pass_alone(b':') {
-                lex.pass_blanks()?;
-                lex.pass(b':')?;
-                lex.pass_blanks()?;
-            }
+            let name = lex.name()?;
+            lex.pass_blanks()?;
             each(lex, name)
         })
+    }
+
+    /// A member's name, and what stands between it and the blanks before its value.
+    #[inline(always)]
+    pub(super) fn name(&mut self) -> Option<Spelled> {
+        let name = self.string()?;
+        if !self.passes(b':') {
+            self.pass_blanks()?;
+            self.pass(b':')?;
+        }
+        Some(name)
     }
 
     /// The same, by names as they are read.
@@ -143,23 +143,32 @@ impl<'a> Lex<'a> {
         if self.depth > DEPTH_MAX {
             return None;
         }
-        if self.pass_blanks()? == end {
-            self.at += 1;
-        } else {
+        self.pass_blanks()?;
+        if !self.passes(end) {
             loop {
                 each(self)?;
-                if self.pass_alone(b',') {
-                    continue;
+                if !self.comma(end)? {
+                    break;
                 }
-                match self.next()? {
-                    b',' => self.pass_blanks()?,
-                    byte if byte == end => break,
-                    _ => return None,
-                };
+                self.pass_blanks()?;
             }
         }
         self.depth -= 1;
         Some(())
+    }
+
+    /// Passes what comes behind a value, a comma or the end of its list or object; whether it was a comma. Blanks may
+    /// come behind it.
+    #[inline]
+    pub(super) fn comma(&mut self, end: u8) -> Option<bool> {
+        if !self.passes(b',') {
+            match self.next()? {
+                b',' => {}
+                byte if byte == end => return Some(false),
+                _ => return None,
+            }
+        }
+        Some(true)
     }
 
     pub(super) fn null(&mut self) -> Option<()> {
@@ -255,69 +264,16 @@ impl<'a> Lex<'a> {
     /// A text, or a name.
     #[inline(always)]
     pub(super) fn string(&mut self) -> Option<Spelled> {
-        let start = u32::try_from(self.at).ok()?;
-        self.pass(b'"')?;
-        if let Some(spelling) = self.short_string() {
-            return Some(Spelled { start, end: u32::try_from(self.at).ok()?, escapes: 0, spelling });
-        }
-        // Two words, which are returned in registers: more go through memory, and took as long as the rest.
-        let (escapes, spelling) = self.rest_of_string()?;
-        Some(Spelled { start, end: u32::try_from(self.at).ok()?, escapes, spelling })
+        let spelled = spelled(self.text.as_bytes(), self.at)?;
+        self.at = spelled.end as usize;
+        Some(spelled)
     }
 
-    /// What most are: at its end within a block, with no escapes before.
+    /// How a name begins that has no escapes.
     #[inline(always)]
-    fn short_string(&mut self) -> Option<Spelling> {
-        let block = Block::at(self.text.as_bytes(), self.at)?;
-        let (marks, quotes) = (block.escaped(), block.quotes());
-        let first = marks & marks.wrapping_neg();
-        if first & quotes == 0 {
-            return None;
-        }
-        self.at += first.trailing_zeros() as usize + 1;
-        let is_ascii = block.others() & (first - 1) == 0;
-        Some(if is_ascii { Spelling::Ascii } else { Spelling::Canonical })
-    }
-
-    #[inline(never)]
-    fn rest_of_string(&mut self) -> Option<(u32, Spelling)> {
-        let text = self.text.as_bytes();
-        let (mut at, mut escapes, mut others, mut is_canonical) = (self.at, 0, 0, true);
-        'blocks: loop {
-            let block = Block::at(text, at).or_else(|| Block::last(text, at))?;
-            let mut marks = block.escaped();
-            while marks != 0 {
-                let place = marks.trailing_zeros() as usize;
-                let after = match text.get(at + place)? {
-                    b'"' => {
-                        others |= block.others() & !(u32::MAX << place);
-                        self.at = at + place + 1;
-                        let spelling = match (is_canonical, others) {
-                            (true, 0) => Spelling::Ascii,
-                            (true, _) => Spelling::Canonical,
-                            (false, _) => Spelling::Other,
-                        };
-                        return Some((escapes, spelling));
-                    }
-                    b'\\' => {
-                        let (bytes, is_known) = escape(text, at + place)?;
-                        is_canonical &= is_known;
-                        place + bytes
-                    }
-                    _ => return None,
-                };
-                escapes += 1;
-                // Most end within the block. To go on at the greater of the two ends would be to wait for it.
-                if after >= Block::BYTES {
-                    others |= block.others();
-                    at += after;
-                    continue 'blocks;
-                }
-                marks &= u32::MAX << after;
-            }
-            others |= block.others();
-            at += Block::BYTES;
-        }
+    pub(super) fn beginning(&self, name: Spelled) -> u64 {
+        let start = name.start as usize + 1;
+        beginning(self.text.as_bytes(), start, name.end as usize - 1 - start)
     }
 
     /// A text as it is read.
@@ -327,18 +283,5 @@ impl<'a> Lex<'a> {
             return self.text.get(start + 1..end - 1).map(Cow::Borrowed);
         }
         serde_json::from_str(self.text.get(start..end)?).ok().map(Cow::Owned)
-    }
-}
-
-/// How many bytes an escape has, and whether RFC 8785 is sure to have it so.
-#[inline]
-fn escape(text: &[u8], at: usize) -> Option<(usize, bool)> {
-    match text.get(at + 1)? {
-        b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f' => Some((2, true)),
-        // What has another spelling.
-        b'/' => Some((2, false)),
-        // And what may have one.
-        b'u' => text.get(at + 2..at + 6)?.iter().all(u8::is_ascii_hexdigit).then_some((6, false)),
-        _ => None,
     }
 }

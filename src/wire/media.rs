@@ -7,8 +7,13 @@ pub(super) fn is_content(name: &[u8]) -> bool {
     !matches!(name, b"tools" | b"functions" | b"response_format" | b"json_schema" | b"text")
 }
 
-/// The name of a member, in any of the protocols, that names what is not a `data:` URL.
+/// Whether a name of so many bytes may be one of [`remote`]'s.
 #[inline]
+pub(super) fn may_be_remote(bytes: usize) -> bool {
+    matches!(bytes, 6 | 8 | 9 | 11)
+}
+
+/// The name of a member, in any of the protocols, that names what is not a `data:` URL.
 pub(super) fn remote(name: Name<'_>) -> Option<&'static str> {
     let is_remote = |url: Option<Value<'_>>| url.and_then(Value::as_text).is_some_and(|url| !is_data(&url));
     let named = |known, value: Value<'_>| {

@@ -3,7 +3,9 @@
 mod endpoint;
 mod tree;
 mod value;
+mod names;
 mod block;
+mod spelled;
 mod lex;
 mod scan;
 mod json;

@@ -2,8 +2,8 @@
 //! server would fetch.
 
 use super::media;
-use super::tree::Members;
-use super::value::{Json, Text, Value};
+use super::tree::{Members, Node};
+use super::value::{Name, Text};
 
 /// Prompt tokens of an image or a sound, which has no text to measure.
 pub(super) const MEDIA_TOKENS: u64 = 1000;
@@ -13,7 +13,7 @@ const PLACE_TOKENS: u64 = 8;
 
 /// Bytes of text in a token, of ASCII and of other letters: off by a quarter for most texts (docs/LIMITS.md has what
 /// was measured).
-const ASCII_BYTES_IN_A_TOKEN: u64 = 3;
+const ASCII_BYTES_IN_A_TOKEN: u32 = 3;
 const OTHER_BYTES_IN_A_TOKEN: u64 = 2;
 
 /// What it tells.
@@ -30,38 +30,56 @@ pub fn survey(body: &Members) -> Survey {
     let mut seen = Survey::default();
     for (name, value) in body.iter() {
         let is_content = media::is_content(name.bytes());
-        let Survey { estimate, remote_media } = &mut seen;
-        let member = |name| {
-            if is_content && remote_media.is_none() {
-                *remote_media = media::remote(name);
-            }
-        };
-        value.visit(member, |json| {
-            match json {
-                Json::Text(text) if is_media(text) => *estimate += MEDIA_TOKENS,
-                Json::Text(text) => {
-                    let (ascii, others) = text.bytes();
-                    *estimate += (ascii as u64).div_ceil(ASCII_BYTES_IN_A_TOKEN);
-                    *estimate += (others as u64).div_ceil(OTHER_BYTES_IN_A_TOKEN);
+        let nodes = value.nodes();
+        let mut at = 0;
+        while let Some(node) = nodes.get(at) {
+            match *node {
+                Node::Name { bytes, .. } if !media::may_be_remote(bytes as usize - 2) => {}
+                Node::Name { .. } | Node::NameApart { .. } => {
+                    if is_content && seen.remote_media.is_none() {
+                        seen.remote_media = media::remote(Name(value.further(at)));
+                    }
                 }
-                Json::List(items) if { items }.all(Value::is_number) => {
-                    *estimate += items.count() as u64;
-                    return false;
+                Node::Spelled { bytes, escapes, has_others: false, .. }
+                    if !is_media(Text(value.further(at))) =>
+                {
+                    seen.estimate += u64::from((bytes - 2 - escapes).div_ceil(ASCII_BYTES_IN_A_TOKEN));
                 }
-                Json::Object(_) => *estimate += PLACE_TOKENS,
-                Json::List(_) | Json::Null | Json::Bool(_) | Json::Number(_) => {}
+                Node::Spelled { .. } | Node::Apart(..) => seen.estimate += tokens(Text(value.further(at))),
+                Node::Object { .. } => seen.estimate += PLACE_TOKENS,
+                Node::List(end) => {
+                    let items = nodes.get(at + 1..end as usize - value.at).unwrap_or_default();
+                    // Tokens.
+                    if items.iter().all(Node::is_number) {
+                        seen.estimate += items.len() as u64;
+                        at += items.len();
+                    }
+                }
+                Node::Null | Node::Bool(_) | Node::Unsigned(_) | Node::Signed(_) | Node::Double(_) => {}
             }
-            true
-        });
+            at += 1;
+        }
     }
     seen
 }
 
-/// Whether it is an image or a sound in a `data:` URL (RFC 2397), and not a text that begins like one.
-fn is_media(text: Text<'_>) -> bool {
-    if !text.begins_with("data:") {
-        return false;
+#[inline(never)]
+fn tokens(text: Text<'_>) -> u64 {
+    if is_media(text) {
+        return MEDIA_TOKENS;
     }
+    let (ascii, others) = text.bytes();
+    (ascii as u64).div_ceil(ASCII_BYTES_IN_A_TOKEN.into()) + (others as u64).div_ceil(OTHER_BYTES_IN_A_TOKEN)
+}
+
+/// Whether it is an image or a sound in a `data:` URL (RFC 2397), and not a text that begins like one.
+#[inline]
+fn is_media(text: Text<'_>) -> bool {
+    text.begins_with("data:") && is_data_url(text)
+}
+
+#[cold]
+fn is_data_url(text: Text<'_>) -> bool {
     let text = text.read();
     let head = text.strip_prefix("data:").and_then(|rest| rest.split_once(','));
     head.is_some_and(|(head, _)| head.ends_with(";base64") && !head.contains(char::is_whitespace))

@@ -4,6 +4,7 @@
 //! that reading takes.
 
 use std::fmt;
+use std::ops::Range;
 
 use bytestring::ByteString;
 use serde_json::Map;
@@ -49,14 +50,36 @@ pub(super) enum Node {
     },
     /// A text that it does not: where it begins in what stands apart, and its bytes.
     Apart(u32, u32),
-    /// The name of a member, whose value comes next: where it stands in the body, quotes included. It has no escapes.
-    Name(u32, u32),
+    /// The name of a member, whose value comes next. It has no escapes.
+    Name {
+        /// The place of the name that comes next in the canonical form; [`LAST`]: none does.
+        next: u32,
+        /// Where it stands in the body, quotes included.
+        start: u32,
+        bytes: u32,
+    },
     /// One that has: where it begins in what stands apart, and its bytes.
-    NameApart(u32, u32),
+    NameApart {
+        next: u32,
+        start: u32,
+        bytes: u32,
+    },
     /// And where it ends: the place of what comes after it.
     List(u32),
-    /// The same.
-    Object(u32),
+    /// The same, and the place of the name that comes first in the canonical form.
+    Object {
+        first: u32,
+        end: u32,
+    },
+}
+
+/// The place that no name has.
+pub(super) const LAST: u32 = u32::MAX;
+
+impl Node {
+    pub(super) fn is_number(&self) -> bool {
+        matches!(self, Self::Unsigned(_) | Self::Signed(_) | Self::Double(_))
+    }
 }
 
 const _: () = assert!(size_of::<Node>() == 16, "what is read of a body takes many of them");
@@ -86,7 +109,7 @@ impl Tree {
 
     pub(super) fn push_name_apart(&mut self, name: &str) {
         let (start, bytes) = self.set_apart(name);
-        self.push(Node::NameApart(start, bytes));
+        self.push(Node::NameApart { start, bytes, next: LAST });
     }
 
     fn set_apart(&mut self, text: &str) -> (u32, u32) {
@@ -96,10 +119,28 @@ impl Tree {
     }
 
     /// The list or object that was begun there ends here.
+    #[inline]
     pub(super) fn end(&mut self, at: usize) {
-        let end = place(self.nodes.len());
-        if let Some(Node::List(to) | Node::Object(to)) = self.nodes.get_mut(at) {
-            *to = end;
+        let here = place(self.nodes.len());
+        if let Some(Node::List(end) | Node::Object { end, .. }) = self.nodes.get_mut(at) {
+            *end = here;
+        }
+    }
+
+    /// Tells an object the order of its members in the canonical form.
+    #[inline]
+    pub(super) fn link(&mut self, object: u32, names: impl Iterator<Item = u32>) {
+        let mut before = object;
+        for name in names {
+            match self.nodes.get_mut(before as usize) {
+                Some(
+                    Node::Object { first: to, .. }
+                    | Node::Name { next: to, .. }
+                    | Node::NameApart { next: to, .. },
+                ) => *to = name,
+                _ => return,
+            }
+            before = name;
         }
     }
 
@@ -115,11 +156,17 @@ impl Tree {
                 items.iter().for_each(|item| self.push_json(item));
             }
             serde_json::Value::Object(members) => {
-                self.push(Node::Object(0));
+                self.push(Node::Object { end: 0, first: LAST });
+                let mut names = Vec::with_capacity(members.len());
                 for (name, value) in members {
+                    names.push(place(self.nodes.len()));
                     self.push_name_apart(name);
                     self.push_json(value);
                 }
+                names.sort_unstable_by(|one, other| {
+                    self.name(*one as usize).order(self.name(*other as usize))
+                });
+                self.link(place(at), names.into_iter());
             }
         }
         self.end(at);
@@ -127,6 +174,10 @@ impl Tree {
 
     pub(super) fn node(&self, at: usize) -> Option<Node> {
         self.nodes.get(at).copied()
+    }
+
+    pub(super) fn nodes(&self, range: Range<usize>) -> &[Node] {
+        self.nodes.get(range).unwrap_or_default()
     }
 
     pub(super) fn value(&self, at: usize) -> Value<'_> {
@@ -156,7 +207,7 @@ impl Tree {
     /// The place of what comes after the value there.
     pub(super) fn after(&self, at: usize) -> usize {
         match self.nodes.get(at) {
-            Some(Node::List(end) | Node::Object(end)) => *end as usize,
+            Some(Node::List(end) | Node::Object { end, .. }) => *end as usize,
             _ => at + 1,
         }
     }

@@ -1,11 +1,13 @@
 //! What stands in a body, as it is looked at: values, and the names and texts in them.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::cmp::Ordering;
+use std::{fmt, iter};
 
 use serde::ser::{Serialize, Serializer};
 
-use super::tree::{Node, Tree, place};
+use super::names::order_of_whole;
+use super::tree::{LAST, Node, Tree, place};
 
 /// A value of a body.
 #[derive(Clone, Copy)]
@@ -37,7 +39,7 @@ pub enum Number {
 
 /// A text, kept as it is spelled: most are only passed on, and code has an escape every few words.
 #[derive(Debug, Clone, Copy)]
-pub struct Text<'a>(Value<'a>);
+pub struct Text<'a>(pub(super) Value<'a>);
 
 /// A member's name.
 #[derive(Debug, Clone, Copy)]
@@ -69,11 +71,6 @@ impl<'a> Value<'a> {
         self.tree.node(self.at)
     }
 
-    /// No value is, but what stands before one.
-    fn is_name(self) -> bool {
-        matches!(self.node(), Some(Node::Name(..) | Node::NameApart(..)))
-    }
-
     fn spelled(self, start: u32, bytes: u32) -> &'a str {
         self.tree.spelled(start, bytes)
     }
@@ -82,21 +79,15 @@ impl<'a> Value<'a> {
         self.tree.apart(start, bytes)
     }
 
-    /// Visits it and all that is in it, in its order, but not what is in what `enters` says no to; and the members of
-    /// objects, before their values.
+    /// It and all that is in it, in its order, the names of members before their values.
+    pub(super) fn nodes(self) -> &'a [Node] {
+        self.tree.nodes(self.at..self.tree.after(self.at))
+    }
+
+    /// What stands so many nodes behind it.
     #[inline]
-    pub(super) fn visit(self, mut member: impl FnMut(Name<'a>), mut enters: impl FnMut(Json<'a>) -> bool) {
-        let (mut at, end) = (self.at, self.tree.after(self.at));
-        while at < end {
-            let value = self.tree.value(at);
-            if value.is_name() {
-                member(Name(value));
-            } else if !enters(value.read()) {
-                at = self.tree.after(at);
-                continue;
-            }
-            at += 1;
-        }
+    pub(super) fn further(self, nodes: usize) -> Self {
+        Self { at: self.at + nodes, ..self }
     }
 
     pub fn read(self) -> Json<'a> {
@@ -108,9 +99,9 @@ impl<'a> Value<'a> {
             Some(Node::Double(number)) => Json::Number(Number::Double(number)),
             Some(Node::Spelled { .. } | Node::Apart(..)) => Json::Text(Text(self)),
             Some(Node::List(end)) => Json::List(List(rest(end))),
-            Some(Node::Object(end)) => Json::Object(Object(rest(end))),
+            Some(Node::Object { end, .. }) => Json::Object(Object(rest(end))),
             // No value is a name.
-            None | Some(Node::Null | Node::Name(..) | Node::NameApart(..)) => Json::Null,
+            None | Some(Node::Null | Node::Name { .. } | Node::NameApart { .. }) => Json::Null,
         }
     }
 
@@ -152,6 +143,18 @@ impl<'a> Value<'a> {
         self.as_object()?.find(|(other, _)| other.bytes() == name.as_bytes()).map(|(_, value)| value)
     }
 
+    /// The members of an object in the order of the canonical form.
+    #[inline]
+    pub(super) fn in_order(self) -> impl Iterator<Item = Name<'a>> {
+        let tree = self.tree;
+        let name = move |at: u32| (at != LAST).then(|| tree.name(at as usize));
+        let first = if let Some(Node::Object { first, .. }) = self.node() { first } else { LAST };
+        iter::successors(name(first), move |before| match before.0.node() {
+            Some(Node::Name { next, .. } | Node::NameApart { next, .. }) => name(next),
+            _ => None,
+        })
+    }
+
     /// As a tree of serde_json's.
     pub fn to_json(self) -> serde_json::Value {
         match self.read() {
@@ -187,6 +190,7 @@ impl<'a> Text<'a> {
     }
 
     /// Its bytes when it is read: of ASCII, and of other letters.
+    #[inline]
     pub(super) fn bytes(self) -> (usize, usize) {
         let (spelled, more) = match self.0.node() {
             Some(Node::Spelled { bytes, escapes, has_others: false, .. }) => {
@@ -206,6 +210,7 @@ impl<'a> Text<'a> {
     }
 
     /// Whether it begins with this, which has nothing to be escaped in it.
+    #[inline]
     pub(super) fn begins_with(self, start: &str) -> bool {
         match self.0.node() {
             Some(Node::Spelled { start: at, .. }) => {
@@ -229,8 +234,8 @@ impl<'a> Name<'a> {
     /// As it is read.
     pub fn text(self) -> &'a str {
         match self.0.node() {
-            Some(Node::Name(start, bytes)) => self.0.spelled(start + 1, bytes - 2),
-            Some(Node::NameApart(start, bytes)) => self.0.apart(start, bytes),
+            Some(Node::Name { start, bytes, .. }) => self.0.spelled(start + 1, bytes - 2),
+            Some(Node::NameApart { start, bytes, .. }) => self.0.apart(start, bytes),
             _ => "",
         }
     }
@@ -239,24 +244,15 @@ impl<'a> Name<'a> {
     #[inline]
     pub(super) fn bytes(self) -> &'a [u8] {
         match self.0.node() {
-            Some(Node::Name(start, bytes)) => self.0.tree.body_at(start + 1, bytes - 2),
-            Some(Node::NameApart(start, bytes)) => self.0.apart(start, bytes).as_bytes(),
+            Some(Node::Name { start, bytes, .. }) => self.0.tree.body_at(start + 1, bytes - 2),
+            Some(Node::NameApart { start, bytes, .. }) => self.0.apart(start, bytes).as_bytes(),
             _ => &[],
         }
     }
 
-    /// Its first eight bytes, zeros behind a shorter one, as a number that has their order.
-    pub(super) fn beginning(self) -> u64 {
-        let name = self.bytes();
-        // What stands behind a short name is read with it: to copy it first takes longer than all else here.
-        let word = match self.0.node() {
-            Some(Node::Name(start, _)) => self.0.tree.body_at(start + 1, 8).first_chunk().copied(),
-            _ => name.first_chunk().copied(),
-        };
-        let Some(word) = word.map(u64::from_be_bytes) else {
-            return name.iter().rev().fold(0, |word, byte| word >> 8 | u64::from(*byte) << 56);
-        };
-        if name.len() < 8 { word & !(u64::MAX >> (8 * name.len())) } else { word }
+    /// The order of members in the canonical form.
+    pub(super) fn order(self, other: Name<'_>) -> Ordering {
+        order_of_whole(self, other)
     }
 
     /// The member's value.
@@ -267,7 +263,9 @@ impl<'a> Name<'a> {
     /// With its value as the canonical form has them, where the body has them so, side by side.
     pub(super) fn with_text(self) -> Option<&'a [u8]> {
         match (self.0.node()?, self.value().node()?) {
-            (Node::Name(at, name), Node::Spelled { start, bytes, .. }) if at + name + 1 == start => {
+            (Node::Name { start: at, bytes: name, .. }, Node::Spelled { start, bytes, .. })
+                if at + name + 1 == start =>
+            {
                 Some(self.0.tree.body_at(at, name + 1 + bytes))
             }
             _ => None,
@@ -277,7 +275,7 @@ impl<'a> Name<'a> {
     /// What it is in the canonical form, quotes included, if it is not to be made first.
     pub(super) fn canonical(self) -> Option<&'a [u8]> {
         match self.0.node() {
-            Some(Node::Name(start, bytes)) => Some(self.0.tree.body_at(start, bytes)),
+            Some(Node::Name { start, bytes, .. }) => Some(self.0.tree.body_at(start, bytes)),
             _ => None,
         }
     }
