@@ -32,6 +32,9 @@ pub struct Gist {
     pub digest: Digest,
 }
 
+/// A body is looked for by so many bytes at its begin and its end.
+const END_BYTES: usize = 4 << 10;
+
 struct Known {
     /// All of a hash of the endpoint and the body's bytes: what finds it is 64 bits, which somebody could make collide.
     bytes: [u8; 32],
@@ -53,7 +56,7 @@ impl Default for Memo {
 impl Memo {
     /// What is known of a body that was sent to this endpoint.
     pub fn recall(&self, endpoint: &str, body: &[u8]) -> Option<Gist> {
-        // Bytes that nobody knows are hashed with the quick hash alone.
+        // What nobody knows is hashed with the quick hash alone.
         let known = self.known.get(&self.place(endpoint, body))?;
         (known.bytes == bytes(endpoint, body)).then(|| known.gist.clone())
     }
@@ -63,8 +66,12 @@ impl Memo {
         self.known.force_put(self.place(endpoint, body), Arc::new(known), 1);
     }
 
+    /// By how it begins and ends, if it is long: what is asked of a chat that goes on stands at its end, and what is
+    /// found is compared whole. Of two that differ in their middles alone, the later one is known.
     fn place(&self, endpoint: &str, body: &[u8]) -> u64 {
-        self.hasher.hash_one((endpoint, body))
+        let rest = body.len().saturating_sub(END_BYTES);
+        let (begin, end) = (body.get(..rest.min(END_BYTES)), body.get(rest..));
+        self.hasher.hash_one((endpoint, body.len(), begin, end))
     }
 }
 
@@ -91,6 +98,22 @@ mod tests {
         assert_eq!(memo.recall("/completion", b"{}"), Some(gist()));
         assert_eq!(memo.recall("/v1/completions", b"{}"), None);
         assert_eq!(memo.recall("/completion", b"{ }"), None);
+    }
+
+    #[test]
+    fn long_bodies_are_told_from_each_other_wherever_they_differ() {
+        for bytes in [2 * END_BYTES - 1, 2 * END_BYTES, 3 * END_BYTES] {
+            let memo = Memo::default();
+            let body = vec![b'a'; bytes];
+            memo.remember("/completion", &body, gist());
+            for at in [0, END_BYTES - 1, END_BYTES, bytes / 2, bytes - END_BYTES, bytes - 1] {
+                let mut other = body.clone();
+                other[at] = b'b';
+                assert_eq!(memo.recall("/completion", &other), None, "{bytes}, {at}");
+            }
+            assert_eq!(memo.recall("/completion", &body[1..]), None);
+            assert_eq!(memo.recall("/completion", &body), Some(gist()));
+        }
     }
 
     #[test]

@@ -22,8 +22,6 @@ pub(super) enum Understood {
         stream: bool,
         /// What the body is to say instead.
         changes: Changes,
-        /// What it is likely to be in tokens, unless it was changed since.
-        estimate: Option<u64>,
         /// Its gist, where it was taken ahead.
         digested: Option<Box<Gist>>,
         /// A large one's turn to be read, which is over when this is dropped.
@@ -82,12 +80,10 @@ fn read(body: &Bytes, remote_media: bool, turn: Option<OwnedSemaphorePermit>) ->
     let document = wire::parse(body)?;
     let stream = wire::wants_stream(&document.members)?;
     wire::refuse_slot(&document.members)?;
-    let survey = wire::survey(&document.members);
-    if !remote_media && let Some(member) = survey.remote_media {
+    if !remote_media && let Some(member) = document.remote_media {
         return Err(Refusal::RemoteMedia(member));
     }
-    let (estimate, changes) = (Some(survey.estimate), Changes::default());
-    Ok(Understood::Json { document, stream, changes, estimate, digested: None, _turn: turn })
+    Ok(Understood::Json { document, stream, changes: Changes::default(), digested: None, _turn: turn })
 }
 
 impl Understood {
@@ -137,10 +133,10 @@ impl Understood {
 
     /// Makes the body say what the operator decides.
     pub(super) fn amend(&mut self, endpoint: &Endpoint, rules: &RequestRules) {
-        if let Self::Json { document, changes, estimate, digested, .. } = self
+        if let Self::Json { document, changes, digested, .. } = self
             && endpoint.work == Work::Generate
         {
-            (*estimate, *digested) = (None, None);
+            *digested = None;
             rules.apply(endpoint, &mut document.members, changes);
         }
     }
@@ -168,9 +164,7 @@ impl Understood {
     /// What it may cost; `counts`: the prompt is to be counted.
     pub(super) fn demand(&self, endpoint: &Endpoint, counts: bool) -> Demand {
         match self {
-            Self::Json { document, estimate, .. } => {
-                wire::demand(endpoint, &document.members, counts, *estimate)
-            }
+            Self::Json { document, .. } => wire::demand(endpoint, &document.members, counts),
             Self::Form { .. } | Self::Known(_) => Demand::default(),
         }
     }

@@ -1,7 +1,6 @@
 //! What a request may cost in tokens, as far as its body tells.
 
 use super::endpoint::{Endpoint, Work};
-use super::survey::survey;
 use super::tree::Members;
 use super::value::{Json, Number, Value};
 
@@ -62,9 +61,8 @@ impl Demand {
     }
 }
 
-/// What a body asks of an endpoint. `counts`: whether the prompt is to be counted, not only estimated. `estimate`: what
-/// a survey of the body said, if there was one.
-pub fn demand(endpoint: &Endpoint, body: &Members, counts: bool, estimate: Option<u64>) -> Demand {
+/// What a body asks of an endpoint. `counts`: whether the prompt is to be counted, not only estimated.
+pub fn demand(endpoint: &Endpoint, body: &Members, counts: bool) -> Demand {
     let generates = endpoint.work == Work::Generate;
     let (prompt, prompts) = match endpoint.path {
         "/v1/chat/completions" | "/chat/completions" => {
@@ -88,13 +86,7 @@ pub fn demand(endpoint: &Endpoint, body: &Members, counts: bool, estimate: Optio
     } else {
         0
     };
-    Demand {
-        completion_tokens,
-        estimate: estimate.unwrap_or_else(|| survey(body).estimate),
-        prompt,
-        prompts,
-        answers,
-    }
+    Demand { completion_tokens, estimate: body.estimate(), prompt, prompts, answers }
 }
 
 /// A number of tokens; negative ones mean no bound.
@@ -140,13 +132,13 @@ mod tests {
     use http::Method;
 
     use super::*;
-    use crate::wire::survey::MEDIA_TOKENS;
+    use crate::wire::estimate::MEDIA_TOKENS;
     use crate::wire::{Target, find, parse};
 
     fn asked(path: &str, body: &str) -> Demand {
         let Ok(Target::Server(endpoint)) = find(&Method::POST, path) else { panic!("{path} is an endpoint") };
         let document = parse(&Bytes::copy_from_slice(body.as_bytes())).expect("an object");
-        demand(endpoint, &document.members, true, None)
+        demand(endpoint, &document.members, true)
     }
 
     #[test]

@@ -3,16 +3,16 @@
 //! serde_json keeps the last of two members with one name; llama-server may keep the other. Such a body is refused,
 //! so that what the gateway decided on is what the server sees. Depth is bounded by `lex.rs` (127).
 
-use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::scan::{Scanned, Stopped, scan};
-use super::tree::{Members, VALUES_MAX};
+use super::fault::{self, Fault};
+use super::media;
+use super::scan::{Scan, Scanned};
+use super::tree::{Members, Tree};
 use super::value::{self, Json};
 
 /// A name is written into logs and errors.
@@ -24,6 +24,8 @@ pub struct Document {
     /// All members but `model`.
     pub members: Members,
     pub model: Option<Model>,
+    /// The first member within it that names media which a server would fetch.
+    pub remote_media: Option<&'static str>,
 }
 
 /// The `model` member.
@@ -34,43 +36,50 @@ pub struct Model {
     pub span: Range<usize>,
 }
 
-/// What is wrong with a body.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Not a JSON object that every reader understands alike; what the parser says, with line and column.
-    Syntax(String),
-    /// An object with a member of the wrong type or one that is not the caller's to set.
-    Shape { message: String, param: Option<&'static str> },
-}
+/// A body that is being read. Numbers keep their value, not their spelling.
+pub struct Reading(Scan);
 
-impl Fault {
-    fn shape(message: impl Into<String>, param: Option<&'static str>) -> Self {
-        Self::Shape { message: message.into(), param }
-    }
-}
-
-/// Reads a body. Numbers keep their value, not their spelling.
-pub fn parse(body: &Bytes) -> Result<Document, Fault> {
-    if u32::try_from(body.len()).is_err() {
-        return Err(Fault::Syntax("it has more than 4 GiB".to_owned()));
-    }
-    // All of it at once, instead of text by text.
-    let text = ByteString::try_from(body.clone()).map_err(|_| not_utf8(body))?;
-    let Scanned { tree, mut names, model } = scan(&text).map_err(|stopped| fault(&text, stopped))?;
-    let model = model.map(|(at, span)| (names.remove(at), span));
-    let value = model.map(|(name, span)| (tree.value(name as usize + 1).read(), span));
-    let model = match value {
-        None | Some((Json::Null, _)) => None,
-        Some((Json::Text(name), span)) => {
-            let name = name.read();
-            if name.len() > MODEL_BYTES_MAX {
-                return Err(long_model());
-            }
-            Some(Model { name: name.into_owned(), span })
+impl Reading {
+    pub fn of(body: &Bytes) -> Result<Self, Fault> {
+        if u32::try_from(body.len()).is_err() {
+            return Err(Fault::Syntax("it has more than 4 GiB".to_owned()));
         }
-        Some(_) => return Err(Fault::shape("`model` must be a string", Some("model"))),
-    };
-    Ok(Document { members: Members::new(tree, names), model })
+        // All of it at once, instead of text by text.
+        let text = ByteString::try_from(body.clone()).map_err(|_| fault::not_utf8(body))?;
+        Ok(Self(Scan::of(text)))
+    }
+
+    /// Reads so many bytes more, and on to the next value; whether that was all.
+    pub fn go_on(&mut self, bytes: usize) -> Result<bool, Fault> {
+        self.0.go_on(bytes).map_err(|stopped| fault::stopped(self.0.whole(), stopped))
+    }
+
+    /// What has been read.
+    pub fn document(self) -> Result<Document, Fault> {
+        let Scanned { tree, names, model, estimate, media } = self.0.scanned();
+        let remote_media = remote_media(&tree, &names, &media);
+        let mut members = Members::new(tree, names, estimate);
+        let model = match (members.get("model").map(value::Value::read), model) {
+            (Some(Json::Text(name)), Some(span)) => {
+                let name = name.read();
+                if name.len() > MODEL_BYTES_MAX {
+                    return Err(long_model());
+                }
+                Some(Model { name: name.into_owned(), span })
+            }
+            (None | Some(Json::Null), _) => None,
+            (Some(_), _) => return Err(Fault::shape("`model` must be a string", Some("model"))),
+        };
+        members.remove("model");
+        Ok(Document { members, model, remote_media })
+    }
+}
+
+/// Reads a body at once.
+pub fn parse(body: &Bytes) -> Result<Document, Fault> {
+    let mut reading = Reading::of(body)?;
+    reading.go_on(usize::MAX)?;
+    reading.document()
 }
 
 /// The fault of a model's name that is too long to be one.
@@ -78,86 +87,14 @@ pub(super) fn long_model() -> Fault {
     Fault::shape(format!("`model` is longer than {MODEL_BYTES_MAX} bytes"), Some("model"))
 }
 
-/// The fault of a body that is not UTF-8, in serde_json's words.
-fn not_utf8(body: &[u8]) -> Fault {
-    let valid = str::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len);
-    Fault::Syntax(placed("invalid unicode code point", body, valid + 1))
-}
-
-fn fault(text: &str, stopped: Stopped) -> Fault {
-    let body = text.as_bytes();
-    Fault::Syntax(match stopped {
-        Stopped::Twice { name, at } => placed(&format!("the member `{name}` is there twice"), body, at),
-        Stopped::Many { at } => placed(&format!("it has more than {} values", VALUES_MAX), body, at),
-        Stopped::Syntax => {
-            let mut json = serde_json::Deserializer::from_str(text);
-            let read = json.deserialize_map(Heeded).and_then(|()| json.end());
-            read.err().map_or_else(|| "it is no JSON object".to_owned(), |error| error.to_string())
-        }
+/// The first of these members that names media which a server would fetch, in what holds content. `names`: of the
+/// whole, in their order.
+fn remote_media(tree: &Tree, names: &[u32], media: &[u32]) -> Option<&'static str> {
+    media.iter().find_map(|at| {
+        let around = names.partition_point(|name| name <= at).checked_sub(1);
+        let around = tree.name(*names.get(around?)? as usize);
+        media::is_content(around.bytes()).then(|| media::remote(tree.name(*at as usize)))?
     })
-}
-
-/// As serde_json says where something is: the line, and its bytes up to there.
-fn placed(what: &str, body: &[u8], bytes: usize) -> String {
-    let before = body.get(..bytes).unwrap_or(body);
-    let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-    let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count();
-    format!("{what} at line {line} column {column}")
-}
-
-/// A value that is read for what is wrong in it.
-struct Heeded;
-
-impl<'de> DeserializeSeed<'de> for Heeded {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Heeded {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(Self)?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while map.next_key_seed(Self)?.is_some() {
-            map.next_value_seed(Self)?;
-        }
-        Ok(())
-    }
 }
 
 /// Whether the caller asked for a stream. Absent and `null` mean no, as on llama-server.
@@ -209,6 +146,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::wire::tree::VALUES_MAX;
 
     fn syntax(body: &str) -> String {
         match parse(&Bytes::copy_from_slice(body.as_bytes())) {

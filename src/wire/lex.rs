@@ -36,9 +36,19 @@ impl<'a> Lex<'a> {
         lex.pass_blanks().map(|_| lex)
     }
 
+    /// Where the reading was.
+    pub(super) fn at_place(text: &'a str, at: usize) -> Self {
+        Self { text, at, depth: 0 }
+    }
+
     /// Where the reading is, in bytes.
     pub(super) fn at(&self) -> usize {
         self.at
+    }
+
+    #[inline]
+    pub(super) fn byte(&self, at: usize) -> Option<u8> {
+        self.text.as_bytes().get(at).copied()
     }
 
     pub(super) fn go_to(&mut self, at: usize) {
@@ -62,7 +72,7 @@ impl<'a> Lex<'a> {
     /// The next byte: what a value is, by how it begins.
     #[inline]
     pub(super) fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.byte(self.at)
     }
 
     /// The next byte that is no blank, which is not passed.

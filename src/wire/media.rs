@@ -7,35 +7,72 @@ pub(super) fn is_content(name: &[u8]) -> bool {
     !matches!(name, b"tools" | b"functions" | b"response_format" | b"json_schema" | b"text")
 }
 
-/// Whether a name of so many bytes may be one of [`remote`]'s.
-#[inline]
-pub(super) fn may_be_remote(bytes: usize) -> bool {
-    matches!(bytes, 6 | 8 | 9 | 11)
+/// How a member names media.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// By a URL, or an object that has one.
+    Url,
+    /// By an object whose `url` or `data` may be a URL, a name, or plain base64.
+    Inline,
+    /// Anthropic: {"type": "image", "source": {"type": "url", "url": …}}.
+    Source,
 }
 
-/// The name of a member, in any of the protocols, that names what is not a `data:` URL.
-pub(super) fn remote(name: Name<'_>) -> Option<&'static str> {
-    let is_remote = |url: Option<Value<'_>>| url.and_then(Value::as_text).is_some_and(|url| !is_data(&url));
-    let named = |known, value: Value<'_>| {
-        let url = if matches!(value.read(), Json::Text(_)) { Some(value) } else { value.get("url") };
-        is_remote(url).then_some(known)
-    };
-    // Its `url` or `data` may be a name, or plain base64.
-    let inline = |known, value: Value<'_>| {
-        let names = |part| value.get(part).and_then(Value::as_text).is_some_and(|it| it.contains("://"));
-        ["url", "data"].into_iter().any(names).then_some(known)
-    };
-    match name.bytes() {
-        b"image_url" => named("image_url", name.value()),
-        b"audio_url" => named("audio_url", name.value()),
-        b"video_url" => named("video_url", name.value()),
-        b"file_url" => named("file_url", name.value()),
-        b"input_audio" => inline("input_audio", name.value()),
-        b"input_video" => inline("input_video", name.value()),
-        // Anthropic: {"type": "image", "source": {"type": "url", "url": …}}.
-        b"source" => is_remote(name.value().get("url")).then_some("source"),
-        _ => None,
+/// Members that name media, in any of the protocols.
+const KNOWN: [(&str, Kind); 7] = [
+    ("image_url", Kind::Url),
+    ("audio_url", Kind::Url),
+    ("video_url", Kind::Url),
+    ("file_url", Kind::Url),
+    ("input_audio", Kind::Inline),
+    ("input_video", Kind::Inline),
+    ("source", Kind::Source),
+];
+
+/// How they begin.
+const BEGINNINGS: [u64; KNOWN.len()] = {
+    let (mut beginnings, mut at) = ([0; KNOWN.len()], 0);
+    while at < KNOWN.len() {
+        let name = KNOWN[at].0.as_bytes();
+        let mut byte = 0;
+        while byte < 8 {
+            beginnings[at] = beginnings[at] << 8 | if byte < name.len() { name[byte] as u64 } else { 0 };
+            byte += 1;
+        }
+        at += 1;
     }
+    beginnings
+};
+
+/// Whether a name of so many bytes that begins so ([`beginning`](super::names::beginning)) may be one of these.
+#[inline(always)]
+pub(super) fn may_name(bytes: u32, beginning: u64) -> bool {
+    // What most are not is told sooner by their length.
+    matches!(bytes, 6 | 8 | 9 | 11) && BEGINNINGS.contains(&beginning)
+}
+
+/// Whether a member of this name names media.
+pub(super) fn names(name: Name<'_>) -> bool {
+    known(name).is_some()
+}
+
+fn known(name: Name<'_>) -> Option<(&'static str, Kind)> {
+    KNOWN.into_iter().find(|(known, _)| known.as_bytes() == name.bytes())
+}
+
+/// The name of a member that names what is not a `data:` URL.
+pub(super) fn remote(name: Name<'_>) -> Option<&'static str> {
+    let (known, kind) = known(name)?;
+    let value = name.value();
+    let is_remote = |url: Option<Value<'_>>| url.and_then(Value::as_text).is_some_and(|url| !is_data(&url));
+    let is_there = match kind {
+        Kind::Url if matches!(value.read(), Json::Text(_)) => is_remote(Some(value)),
+        Kind::Url | Kind::Source => is_remote(value.get("url")),
+        Kind::Inline => ["url", "data"]
+            .into_iter()
+            .any(|part| value.get(part).and_then(Value::as_text).is_some_and(|it| it.contains("://"))),
+    };
+    is_there.then_some(known)
 }
 
 fn is_data(url: &str) -> bool {
@@ -46,7 +83,7 @@ fn is_data(url: &str) -> bool {
 mod tests {
     use bytes::Bytes;
 
-    use crate::wire::{parse, survey};
+    use crate::wire::parse;
 
     #[test]
     fn only_data_urls_pass() {
@@ -79,8 +116,8 @@ mod tests {
             (r#"{"messages":[{"content":"see http://x/"}]}"#, None),
         ];
         for (body, expected) in cases {
-            let members = parse(&Bytes::from_static(body.as_bytes())).expect("a JSON object").members;
-            assert_eq!(survey(&members).remote_media, expected, "{body}");
+            let document = parse(&Bytes::from_static(body.as_bytes())).expect("a JSON object");
+            assert_eq!(document.remote_media, expected, "{body}");
         }
     }
 }

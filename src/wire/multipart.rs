@@ -8,7 +8,8 @@ use futures_util::stream;
 use memchr::memmem;
 use multer::{Constraints, Multipart, SizeLimit, parse_boundary};
 
-use super::json::{Fault, MODEL_BYTES_MAX, Model, long_model};
+use super::fault::Fault;
+use super::json::{MODEL_BYTES_MAX, Model, long_model};
 
 /// Finds the part named `model`, if there is one.
 pub async fn model(content_type: &str, body: &Bytes) -> Result<Option<Model>, Fault> {

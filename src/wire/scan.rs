@@ -1,5 +1,6 @@
 //! A body that is a JSON object, read into a tree: refused where two readers could understand it differently.
 
+use std::mem;
 use std::ops::Range;
 
 use bytestring::ByteString;
@@ -8,14 +9,19 @@ use super::lex::{DEPTH_MAX, Lex};
 use super::names::{Names, Placed, Twice, beginning};
 use super::spelled::{Spelled, Spelling};
 use super::tree::{LAST, Node, Tree, VALUES_MAX};
+use super::{estimate, media};
 
 /// An object that was read.
 pub(super) struct Scanned {
     pub(super) tree: Tree,
     /// Where the names of its members are in the tree.
     pub(super) names: Vec<u32>,
-    /// Its member `model`: the place of its name in `names`, and where its value stands in the text, in bytes.
-    pub(super) model: Option<(usize, Range<usize>)>,
+    /// Where the value of its member `model` stands in the text, in bytes, if it is a text.
+    pub(super) model: Option<Range<usize>>,
+    /// How many tokens all of its text is likely to be.
+    pub(super) estimate: u64,
+    /// Where the names are in the tree, in their order, of members within it that may name media elsewhere.
+    pub(super) media: Vec<u32>,
 }
 
 /// Why a text was not read to its end.
@@ -28,29 +34,17 @@ pub(super) enum Stopped {
     Many { at: usize },
 }
 
-/// Reads an object of less than 4 GiB.
-pub(super) fn scan(text: &ByteString) -> Result<Scanned, Stopped> {
-    let mut scan = Scan {
-        tree: Tree::of(text.clone()),
-        names_of_whole: Vec::new(),
-        model: None,
-        values: 0,
-        innermost: Part { node: 0, names: 0 },
-        outer: Vec::new(),
-        names: Names::default(),
-        stopped: Stopped::Syntax,
-    };
-    if Lex::of(text).and_then(|lex| scan.object(lex)).is_none() {
-        return Err(scan.stopped);
-    }
-    Ok(Scanned { tree: scan.tree, names: scan.names_of_whole, model: scan.model })
-}
-
-struct Scan {
+/// An object of less than 4 GiB that is being read.
+pub(super) struct Scan {
+    text: ByteString,
+    /// Where the reading is: at the beginning, or at a value or the blanks before one.
+    at: usize,
     tree: Tree,
     /// Where the names of the whole are in the tree.
     names_of_whole: Vec<u32>,
-    model: Option<(usize, Range<usize>)>,
+    model: Option<Range<usize>>,
+    estimate: u64,
+    media: Vec<u32>,
     values: u32,
     /// The object or list that is being read.
     innermost: Part,
@@ -73,15 +67,62 @@ struct Part {
 const LIST: u32 = u32::MAX;
 
 impl Scan {
-    /// Reads the whole.
-    fn object(&mut self, mut lex: Lex<'_>) -> Option<()> {
+    pub(super) fn of(text: ByteString) -> Self {
+        Self {
+            tree: Tree::of(text.clone()),
+            text,
+            at: 0,
+            names_of_whole: Vec::new(),
+            model: None,
+            estimate: 0,
+            media: Vec::new(),
+            values: 0,
+            innermost: Part { node: 0, names: 0 },
+            outer: Vec::new(),
+            names: Names::default(),
+            stopped: Stopped::Syntax,
+        }
+    }
+
+    /// All of it, as it is read.
+    pub(super) fn whole(&self) -> &str {
+        &self.text
+    }
+
+    /// What has been read.
+    pub(super) fn scanned(self) -> Scanned {
+        let Self { tree, names_of_whole: names, model, estimate, media, .. } = self;
+        Scanned { tree, names, model, estimate, media }
+    }
+
+    /// Reads so many bytes more, and on to the next value; whether that was all.
+    pub(super) fn go_on(&mut self, bytes: usize) -> Result<bool, Stopped> {
+        let text = self.text.clone();
+        let is_over = if self.at == 0 {
+            Lex::of(&text).and_then(|lex| self.begin_whole(lex, bytes))
+        } else {
+            self.read(Lex::at_place(&text, self.at), self.at.saturating_add(bytes))
+        };
+        is_over.ok_or_else(|| mem::replace(&mut self.stopped, Stopped::Syntax))
+    }
+
+    fn begin_whole(&mut self, mut lex: Lex<'_>, until: usize) -> Option<bool> {
         lex.pass(b'{')?;
         lex.pass_blanks()?;
         if lex.passes(b'}') {
-            return lex.is_over().then_some(());
+            return lex.is_over().then_some(true);
         }
         self.name(&mut lex)?;
+        self.read(lex, until)
+    }
+
+    /// Reads on from a value, up to the first that begins at that place or behind it.
+    fn read(&mut self, mut lex: Lex<'_>, until: usize) -> Option<bool> {
         loop {
+            if lex.at() >= until {
+                self.at = lex.at();
+                return Some(false);
+            }
             // What most values are.
             if lex.peek() == Some(b'"') {
                 self.count(&lex)?;
@@ -121,7 +162,7 @@ impl Scan {
                     break;
                 }
                 if self.end(&lex)? {
-                    return lex.is_over().then_some(());
+                    return lex.is_over().then_some(true);
                 }
             }
         }
@@ -138,6 +179,7 @@ impl Scan {
         let names = if is_list { LIST } else { self.names.len() as u32 };
         self.innermost = Part { node: self.tree.len() as u32, names };
         self.tree.push(if is_list { Node::List(0) } else { Node::Object { end: 0, first: LAST } });
+        self.estimate += if is_list { 0 } else { estimate::PLACE_TOKENS };
         Some(())
     }
 
@@ -147,9 +189,10 @@ impl Scan {
         let Part { node, names } = self.innermost;
         let outer = self.outer.pop();
         let object = outer.map(|_| node);
-        if names != LIST
-            && let Err(twice) = self.names.end(&mut self.tree, names, object)
-        {
+        if names == LIST {
+            // Tokens.
+            self.estimate += self.tree.numbers(node as usize) as u64;
+        } else if let Err(twice) = self.names.end(&mut self.tree, names, object) {
             self.stop(lex.clone(), &twice)?;
         }
         let Some(outer) = outer else { return Some(true) };
@@ -171,12 +214,19 @@ impl Scan {
     #[inline(always)]
     fn text(&mut self, lex: &mut Lex<'_>) -> Option<()> {
         let text @ Spelled { start, end, escapes, spelling } = lex.string()?;
+        let (at, bytes) = (self.tree.len(), end - start);
         if spelling == Spelling::Other {
             self.tree.push_apart(&lex.read(text)?);
         } else {
             let has_others = spelling != Spelling::Ascii;
-            self.tree.push(Node::Spelled { start, bytes: end - start, escapes, has_others });
+            self.tree.push(Node::Spelled { start, bytes, escapes, has_others });
         }
+        self.estimate +=
+            if spelling == Spelling::Ascii && !estimate::may_be_media(lex.byte(start as usize + 1)) {
+                estimate::of_ascii(bytes - 2 - escapes)
+            } else {
+                estimate::of_value(self.tree.value(at))
+            };
         Some(())
     }
 
@@ -186,15 +236,15 @@ impl Scan {
         if lex.peek() != Some(b'"') {
             lex.pass_blanks()?;
         }
-        let name @ Spelled { start, end, .. } = lex.name()?;
+        let name @ Spelled { start, end, escapes, .. } = lex.name()?;
         let at = self.tree.len() as u32;
-        let beginning = if name.escapes == 0 {
+        let (bytes, beginning) = if escapes == 0 {
             self.tree.push(Node::Name { start, bytes: end - start, next: LAST });
-            lex.beginning(name)
+            (end - start - 2, lex.beginning(name))
         } else {
             let name = lex.read(name)?;
             self.tree.push_name_apart(&name);
-            beginning(name.as_bytes(), 0, name.len())
+            (name.len() as u32, beginning(name.as_bytes(), 0, name.len()))
         };
         let name = Placed { beginning, node: at, start };
         if let Err(twice) = self.names.add(&self.tree, self.innermost.names, name) {
@@ -202,8 +252,17 @@ impl Scan {
         }
         if self.outer.is_empty() {
             self.name_of_whole(lex.clone(), at)?;
+        } else if media::may_name(bytes, beginning) {
+            self.note_media(at);
         }
         Some(())
+    }
+
+    #[cold]
+    fn note_media(&mut self, at: u32) {
+        if media::names(self.tree.name(at as usize)) {
+            self.media.push(at);
+        }
     }
 
     /// Notes a name of the whole.
@@ -211,10 +270,7 @@ impl Scan {
     fn name_of_whole(&mut self, mut lex: Lex<'_>, at: u32) -> Option<()> {
         if self.tree.name(at as usize).bytes() == b"model" {
             lex.pass_blanks()?;
-            let start = lex.at();
-            // Of what is no text nobody asks where it ends.
-            let end = lex.string().map_or(start, |text| text.end as usize);
-            self.model = Some((self.names_of_whole.len(), start..end));
+            self.model = lex.string().map(|text| text.start as usize..text.end as usize);
         }
         self.names_of_whole.push(at);
         Some(())
@@ -228,5 +284,59 @@ impl Scan {
         let name = self.tree.name(name.node as usize).text().to_owned();
         self.stopped = Stopped::Twice { name, at: lex.at() };
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use crate::wire::{Document, Fault, Reading, parse};
+
+    fn in_steps(body: &Bytes, bytes: usize) -> Result<Document, Fault> {
+        let mut reading = Reading::of(body)?;
+        while !reading.go_on(bytes)? {}
+        reading.document()
+    }
+
+    fn told(read: Result<Document, Fault>) -> String {
+        match read {
+            Err(fault) => format!("{fault:?}"),
+            Ok(Document { members, model, remote_media }) => {
+                format!("{:?} {model:?} {remote_media:?} {}", members.to_json(), members.estimate())
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_body_is_the_same_in_whatever_steps(
+            value in r#"([\[\]{}:,"]|"[a-z/]{0,9}|\\\\[u"nx/]|[0-9]{1,3}|[-+eE. ]|null|true|é|\x01){0,12}"#,
+            image in r#"https://a|data:image/png;base64,AA"#,
+            bytes in 1..40_usize,
+        ) {
+            for body in [
+                format!("{{\"value\":{value}}}"),
+                format!(
+                    r#" {{"model": "\u0061", "messages": [ {{"content":[[1, 2.5],{{"image_url":{{"url":"{image}"}}}}] }},
+                       {{"é":["","data:b",null,true] , "a":"b\n\"c\"", "b":{{}} }} ], "value": [{value}] }}"#
+                ),
+            ] {
+                let body = Bytes::from(body);
+                prop_assert_eq!(told(in_steps(&body, bytes)), told(parse(&body)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_ends_at_the_next_value() {
+        let body = Bytes::from(format!("{{\"a\":[{}1]}}", "1,".repeat(1000)));
+        let mut reading = Reading::of(&body).expect("UTF-8");
+        let mut steps = 1;
+        while !reading.go_on(100).expect("JSON") {
+            steps += 1;
+        }
+        assert!((20..=21).contains(&steps), "{steps}");
     }
 }

@@ -4,11 +4,11 @@
 //! that reading takes.
 
 use std::fmt;
-use std::ops::Range;
 
 use bytestring::ByteString;
 use serde_json::Map;
 
+use super::estimate;
 use super::value::{Name, Number, Value, member};
 
 /// A value takes 16 bytes in memory, and as few as two in a body.
@@ -20,6 +20,8 @@ pub struct Members {
     tree: Tree,
     /// Where the name of each is; its value comes next.
     names: Vec<u32>,
+    /// How many tokens their text is likely to be.
+    estimate: u64,
 }
 
 #[derive(Default)]
@@ -75,12 +77,6 @@ pub(super) enum Node {
 
 /// The place that no name has.
 pub(super) const LAST: u32 = u32::MAX;
-
-impl Node {
-    pub(super) fn is_number(&self) -> bool {
-        matches!(self, Self::Unsigned(_) | Self::Signed(_) | Self::Double(_))
-    }
-}
 
 const _: () = assert!(size_of::<Node>() == 16, "what is read of a body takes many of them");
 
@@ -176,8 +172,12 @@ impl Tree {
         self.nodes.get(at).copied()
     }
 
-    pub(super) fn nodes(&self, range: Range<usize>) -> &[Node] {
-        self.nodes.get(range).unwrap_or_default()
+    /// How many items the list has that was begun there and is the last thing, if all are numbers, else 0.
+    #[inline]
+    pub(super) fn numbers(&self, list: usize) -> usize {
+        let items = self.nodes.get(list + 1..).unwrap_or_default();
+        let is_number = |node: &Node| matches!(node, Node::Unsigned(_) | Node::Signed(_) | Node::Double(_));
+        if items.iter().all(is_number) { items.len() } else { 0 }
     }
 
     pub(super) fn value(&self, at: usize) -> Value<'_> {
@@ -223,9 +223,14 @@ pub(super) fn place(at: usize) -> u32 {
 }
 
 impl Members {
-    /// `names`: where they stand in the tree.
-    pub(super) fn new(tree: Tree, names: Vec<u32>) -> Self {
-        Self { tree, names }
+    /// `names`: where they stand in the tree. `estimate`: how many tokens their text is likely to be.
+    pub(super) fn new(tree: Tree, names: Vec<u32>, estimate: u64) -> Self {
+        Self { tree, names, estimate }
+    }
+
+    /// How many tokens their text is likely to be.
+    pub fn estimate(&self) -> u64 {
+        self.estimate
     }
 
     /// In their order.
@@ -242,15 +247,20 @@ impl Members {
         self.remove(name);
         self.names.push(place(self.tree.len()));
         self.tree.push_name_apart(name);
+        let at = self.tree.len();
         self.tree.push_json(value);
+        self.estimate = self.estimate.saturating_add(estimate::of_value(self.tree.value(at)));
     }
 
     /// Leaves a member out; whether it was there.
     pub fn remove(&mut self, name: &str) -> bool {
-        let count = self.names.len();
-        let tree = &self.tree;
-        self.names.retain(|at| tree.name(*at as usize).bytes() != name.as_bytes());
-        self.names.len() < count
+        let Self { tree, names, estimate } = self;
+        let Some(at) = names.iter().position(|at| tree.name(*at as usize).bytes() == name.as_bytes()) else {
+            return false;
+        };
+        let value = tree.name(names.remove(at) as usize).value();
+        *estimate = estimate.saturating_sub(estimate::of_value(value));
+        true
     }
 
     /// As a tree of serde_json's.

@@ -39,7 +39,7 @@ pub enum Number {
 
 /// A text, kept as it is spelled: most are only passed on, and code has an escape every few words.
 #[derive(Debug, Clone, Copy)]
-pub struct Text<'a>(pub(super) Value<'a>);
+pub struct Text<'a>(Value<'a>);
 
 /// A member's name.
 #[derive(Debug, Clone, Copy)]
@@ -77,17 +77,6 @@ impl<'a> Value<'a> {
 
     fn apart(self, start: u32, bytes: u32) -> &'a str {
         self.tree.apart(start, bytes)
-    }
-
-    /// It and all that is in it, in its order, the names of members before their values.
-    pub(super) fn nodes(self) -> &'a [Node] {
-        self.tree.nodes(self.at..self.tree.after(self.at))
-    }
-
-    /// What stands so many nodes behind it.
-    #[inline]
-    pub(super) fn further(self, nodes: usize) -> Self {
-        Self { at: self.at + nodes, ..self }
     }
 
     pub fn read(self) -> Json<'a> {
@@ -190,7 +179,6 @@ impl<'a> Text<'a> {
     }
 
     /// Its bytes when it is read: of ASCII, and of other letters.
-    #[inline]
     pub(super) fn bytes(self) -> (usize, usize) {
         let (spelled, more) = match self.0.node() {
             Some(Node::Spelled { bytes, escapes, has_others: false, .. }) => {
@@ -210,7 +198,6 @@ impl<'a> Text<'a> {
     }
 
     /// Whether it begins with this, which has nothing to be escaped in it.
-    #[inline]
     pub(super) fn begins_with(self, start: &str) -> bool {
         match self.0.node() {
             Some(Node::Spelled { start: at, .. }) => {

@@ -84,7 +84,7 @@ fn an_estimate_is_near_the_truth_in_any_script() {
             panic!("an endpoint")
         };
         let body = parse(&json!({"prompt": text}).to_string().into()).expect("an object").members;
-        let estimate = demand(endpoint, &body, false, None).estimate as f64;
+        let estimate = demand(endpoint, &body, false).estimate as f64;
         let tokens = post(llama.at, "/tokenize", &json!({"content": text}).to_string()).json();
         let tokens = tokens["tokens"].as_array().map_or(0, Vec::len) as f64;
         let ratio = estimate / tokens;
