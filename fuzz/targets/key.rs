@@ -68,6 +68,13 @@ fn told(answer: &[u8]) {
     }
 }
 
+/// A body that is read in steps is the same.
+fn in_steps(body: &[u8]) -> Option<Document> {
+    let mut reading = wire::Reading::of(&Bytes::copy_from_slice(body)).ok()?;
+    while !reading.go_on(7).ok()? {}
+    reading.document().ok()
+}
+
 fuzz_target!(|body: &[u8]| {
     told(body);
     let there: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
@@ -81,6 +88,10 @@ fuzz_target!(|body: &[u8]| {
         Err(Fault::Shape { .. }) => return,
     };
     let first = key(&document);
+    assert_eq!(
+        in_steps(body).map(|document| (key(&document), document.members.estimate())),
+        Some((first, document.members.estimate()))
+    );
     let mut whole = document.members.to_json();
     match document.model {
         Some(model) => drop(whole.insert("model".to_owned(), model.name.into())),

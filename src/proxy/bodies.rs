@@ -18,7 +18,7 @@ const READ_KIB_MAX: usize = 64 << 10;
 /// bytes, each that arrives takes 64 KiB that Pingora reads it into.
 const ARRIVING_KIB_MAX: usize = 32 << 10;
 
-/// A larger body is a large one: it arrives in turns, and is read beside the threads that serve.
+/// A larger body is a large one: it arrives in turns, and is not read at once.
 pub(super) const LARGE_BYTES: u64 = 64 << 10;
 
 /// One takes no more of that, however large it is.

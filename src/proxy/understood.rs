@@ -5,15 +5,23 @@ use http::header;
 use pingora_proxy::Session;
 use serde_json::{Map, Value};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::spawn_blocking;
+use tokio::task::{spawn_blocking, yield_now};
 
 use crate::cache::{Dialect, Form, Gist, digest, is_deterministic};
 use crate::route::{Prompt, Resolved};
-use crate::wire::{self, BodyKind, Changes, Demand, Document, Endpoint, Members, Model, RequestRules, Work};
+use crate::wire::{
+    self, BodyKind, Changes, Demand, Document, Endpoint, Fault, Members, Model, Reading, RequestRules, Work,
+};
 
 use super::bodies::LARGE_BYTES;
 use super::gateway::Gateway;
 use super::refusal::Refusal;
+
+/// A large body is read in steps of so many bytes, if it has no more than these bytes and values: nobody waits longer
+/// than for a step, or for the digest of so many values, some 0.1 ms.
+const STEP_BYTES: usize = 64 << 10;
+const STEPPED_BYTES_MAX: usize = 512 << 10;
+const STEPPED_VALUES_MAX: u32 = 16 << 10;
 
 /// What the gateway read in a body.
 pub(super) enum Understood {
@@ -55,7 +63,8 @@ pub(super) fn recall(gateway: &Gateway, endpoint: &Endpoint, body: &[u8]) -> Opt
     Some(Understood::Known(Box::new(gist)))
 }
 
-/// Reads a body of JSON. A large one is read beside the threads that serve, and its digest is taken there too.
+/// Reads a body of JSON. A large one is read in steps, between which others are served, and one of which there would be
+/// many beside the threads that serve; its digest is taken there too.
 pub(super) async fn parse(
     gateway: &Gateway,
     endpoint: &Endpoint,
@@ -63,21 +72,43 @@ pub(super) async fn parse(
 ) -> Result<Understood, Refusal> {
     let remote_media = gateway.settings.body.remote_media;
     if body.len() as u64 <= LARGE_BYTES {
-        return read(body, remote_media, None);
+        return understood(wire::parse(body)?, remote_media, None);
     }
     let turn = gateway.bodies.turn(body.len()).await;
+    if let Some(document) = in_steps(body).await? {
+        return understood(document, remote_media, turn);
+    }
     let (apart, path) = (body.clone(), endpoint.path);
     let beside = spawn_blocking(move || {
-        read(&apart, remote_media, turn).map(|mut understood| {
+        understood(wire::parse(&apart)?, remote_media, turn).map(|mut understood| {
             understood.digest_ahead(path);
             understood
         })
     });
-    beside.await.unwrap_or_else(|_| read(body, remote_media, None))
+    beside.await.unwrap_or_else(|_| understood(wire::parse(body)?, remote_media, None))
 }
 
-fn read(body: &Bytes, remote_media: bool, turn: Option<OwnedSemaphorePermit>) -> Result<Understood, Refusal> {
-    let document = wire::parse(body)?;
+/// Reads a body where it came, without another thread that is to be woken and has nothing of the body near. `None`: it
+/// takes too long.
+async fn in_steps(body: &Bytes) -> Result<Option<Document>, Fault> {
+    if body.len() > STEPPED_BYTES_MAX {
+        return Ok(None);
+    }
+    let mut reading = Reading::of(body)?;
+    while !reading.go_on(STEP_BYTES)? {
+        if reading.values() > STEPPED_VALUES_MAX {
+            return Ok(None);
+        }
+        yield_now().await;
+    }
+    reading.document().map(Some)
+}
+
+fn understood(
+    document: Document,
+    remote_media: bool,
+    turn: Option<OwnedSemaphorePermit>,
+) -> Result<Understood, Refusal> {
     let stream = wire::wants_stream(&document.members)?;
     wire::refuse_slot(&document.members)?;
     if !remote_media && let Some(member) = document.remote_media {

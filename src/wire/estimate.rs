@@ -72,8 +72,8 @@ mod tests {
         let long = "0123456789".repeat(100);
         let body = format!(
             r#"{{"model":"abcdef","messages":[{{"content":"a é \n {long}"}},{{"content":[{{"image_url":
-            {{"url":"data:image/png;base64,{long}"}}}},"data:text","d",""]}}],"prompt":[1,2.5,-3,4e5],"mixed":[1,"a",[2,3],[]],
-            "temperature":0.5,"stop":null,"\u0061":"\u0062c{long}日本語","{{":{{}}}}"#
+            {{"url":"data:image/png;base64,{long}"}}}},"data:text","d",""]}}],"prompt":[1,2.5,-3,4e5],
+            "mixed":[1,"a",[2,3],[]],"temperature":0.5,"stop":null,"\u0061":"\u0062c{long}日本語","{{":{{}}}}"#
         );
         let mut members = parse(&body.into()).expect("an object").members;
         let sum =

@@ -22,15 +22,16 @@ impl Fault {
     }
 }
 
-/// Of a body that is not UTF-8, in serde_json's words.
-pub(super) fn not_utf8(body: &[u8]) -> Fault {
-    let valid = str::from_utf8(body).map_or_else(|error| error.valid_up_to(), str::len);
-    Fault::Syntax(placed("invalid unicode code point", body, valid + 1))
-}
-
-/// Of one that was not read to its end.
-pub(super) fn stopped(text: &str, stopped: Stopped) -> Fault {
-    let body = text.as_bytes();
+/// Of a body that was not read to its end.
+pub(super) fn stopped(body: &[u8], stopped: Stopped) -> Fault {
+    let text = match str::from_utf8(body) {
+        Ok(text) => text,
+        // In serde_json's words.
+        Err(error) => {
+            let message = placed("invalid unicode code point", body, error.valid_up_to() + 1);
+            return Fault::Syntax(message);
+        }
+    };
     Fault::Syntax(match stopped {
         Stopped::Twice { name, at } => placed(&format!("the member `{name}` is there twice"), body, at),
         Stopped::Many { at } => placed(&format!("it has more than {} values", VALUES_MAX), body, at),

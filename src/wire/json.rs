@@ -6,7 +6,6 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use bytestring::ByteString;
 use serde_json::Value;
 
 use super::fault::{self, Fault};
@@ -44,14 +43,17 @@ impl Reading {
         if u32::try_from(body.len()).is_err() {
             return Err(Fault::Syntax("it has more than 4 GiB".to_owned()));
         }
-        // All of it at once, instead of text by text.
-        let text = ByteString::try_from(body.clone()).map_err(|_| fault::not_utf8(body))?;
-        Ok(Self(Scan::of(text)))
+        Ok(Self(Scan::of(body.clone())))
     }
 
     /// Reads so many bytes more, and on to the next value; whether that was all.
     pub fn go_on(&mut self, bytes: usize) -> Result<bool, Fault> {
         self.0.go_on(bytes).map_err(|stopped| fault::stopped(self.0.whole(), stopped))
+    }
+
+    /// How many values have been read.
+    pub fn values(&self) -> u32 {
+        self.0.values()
     }
 
     /// What has been read.

@@ -20,10 +20,11 @@ pub(super) const DEPTH_MAX: u8 = 127;
 const LONG_NUMERAL_BYTES: usize = 1 << 16;
 
 /// A JSON text of less than 4 GiB, as far as it was read: up to a value's first byte, wherever one is to be read. What
-/// gives `None` has met what is no JSON, or not what was asked for; nothing more is to be read then.
+/// gives `None` has met what is no JSON, or not what was asked for; nothing more is to be read then. Texts that are
+/// passed over need not be UTF-8.
 #[derive(Clone)]
 pub(super) struct Lex<'a> {
-    text: &'a str,
+    text: &'a [u8],
     at: usize,
     /// Lists and objects that are begun.
     depth: u8,
@@ -31,13 +32,13 @@ pub(super) struct Lex<'a> {
 
 impl<'a> Lex<'a> {
     /// `None`: it has nothing but blanks.
-    pub(super) fn of(text: &'a str) -> Option<Self> {
+    pub(super) fn of(text: &'a [u8]) -> Option<Self> {
         let mut lex = Self { text, at: 0, depth: 0 };
         lex.pass_blanks().map(|_| lex)
     }
 
     /// Where the reading was.
-    pub(super) fn at_place(text: &'a str, at: usize) -> Self {
+    pub(super) fn at_place(text: &'a [u8], at: usize) -> Self {
         Self { text, at, depth: 0 }
     }
 
@@ -48,7 +49,7 @@ impl<'a> Lex<'a> {
 
     #[inline]
     pub(super) fn byte(&self, at: usize) -> Option<u8> {
-        self.text.as_bytes().get(at).copied()
+        self.text.get(at).copied()
     }
 
     pub(super) fn go_to(&mut self, at: usize) {
@@ -132,10 +133,13 @@ impl<'a> Lex<'a> {
     }
 
     /// The same, by names as they are read.
-    pub(super) fn members(&mut self, mut each: impl FnMut(&mut Self, &str) -> Option<()>) -> Option<()> {
+    pub(super) fn members(&mut self, mut each: impl FnMut(&mut Self, &[u8]) -> Option<()>) -> Option<()> {
         self.object(|lex, name| {
+            if name.escapes == 0 {
+                return each(lex, lex.inside(name)?);
+            }
             let name = lex.read(name)?;
-            each(lex, &name)
+            each(lex, name.as_bytes())
         })
     }
 
@@ -191,7 +195,7 @@ impl<'a> Lex<'a> {
     }
 
     fn word(&mut self, word: &str) -> Option<()> {
-        let rest = self.text.as_bytes().get(self.at..)?;
+        let rest = self.text.get(self.at..)?;
         self.at += word.len();
         rest.starts_with(word.as_bytes()).then_some(())
     }
@@ -213,7 +217,7 @@ impl<'a> Lex<'a> {
     #[cold]
     fn skip_deep(&mut self) -> Option<()> {
         let mut rest =
-            serde_json::Deserializer::from_str(self.text.get(self.at..)?).into_iter::<IgnoredAny>();
+            serde_json::Deserializer::from_slice(self.text.get(self.at..)?).into_iter::<IgnoredAny>();
         rest.next()?.ok()?;
         self.at += rest.byte_offset();
         Some(())
@@ -260,7 +264,7 @@ impl<'a> Lex<'a> {
             self.digits()?;
             is_integer = false;
         }
-        Some((self.text.get(start..self.at)?, is_integer))
+        Some((str::from_utf8(self.text.get(start..self.at)?).ok()?, is_integer))
     }
 
     fn digits(&mut self) -> Option<()> {
@@ -274,7 +278,7 @@ impl<'a> Lex<'a> {
     /// A text, or a name.
     #[inline(always)]
     pub(super) fn string(&mut self) -> Option<Spelled> {
-        let spelled = spelled(self.text.as_bytes(), self.at)?;
+        let spelled = spelled(self.text, self.at)?;
         self.at = spelled.end as usize;
         Some(spelled)
     }
@@ -283,15 +287,19 @@ impl<'a> Lex<'a> {
     #[inline(always)]
     pub(super) fn beginning(&self, name: Spelled) -> u64 {
         let start = name.start as usize + 1;
-        beginning(self.text.as_bytes(), start, name.end as usize - 1 - start)
+        beginning(self.text, start, name.end as usize - 1 - start)
     }
 
-    /// A text as it is read.
+    /// A text as it is read; `None` also where it is no UTF-8.
     pub(super) fn read(&self, text: Spelled) -> Option<Cow<'a, str>> {
-        let (start, end) = (text.start as usize, text.end as usize);
         if text.escapes == 0 {
-            return self.text.get(start + 1..end - 1).map(Cow::Borrowed);
+            return str::from_utf8(self.inside(text)?).ok().map(Cow::Borrowed);
         }
-        serde_json::from_str(self.text.get(start..end)?).ok().map(Cow::Owned)
+        serde_json::from_slice(self.text.get(text.start as usize..text.end as usize)?).ok().map(Cow::Owned)
+    }
+
+    /// What stands between a text's quotes.
+    pub(super) fn inside(&self, text: Spelled) -> Option<&'a [u8]> {
+        self.text.get(text.start as usize + 1..text.end as usize - 1)
     }
 }

@@ -2,8 +2,8 @@
 //! twice is found by it.
 
 use std::cmp::Ordering;
+use std::iter;
 use std::ops::RangeInclusive;
-use std::{iter, mem};
 
 use super::tree::Tree;
 use super::value::Name;
@@ -51,19 +51,23 @@ impl Names {
     #[inline(never)]
     fn settle(&mut self, tree: &Tree, first: u32) -> Result<(), Twice> {
         let names = self.0.get_mut(first as usize..).unwrap_or_default();
-        let Some((name, mut before)) = names.split_last_mut() else { return Ok(()) };
+        let [before @ .., last] = names else { return Ok(()) };
         if before.len() >= PLACED_MAX {
             return Ok(());
         }
-        let mut this = name;
-        while let Some((last, rest)) = before.split_last_mut() {
-            match order(tree, last, this) {
-                Ordering::Less => break,
-                Ordering::Equal => return Err(Twice(*this)),
-                Ordering::Greater => mem::swap(last, this),
+        let (name, mut to) = (*last, last);
+        for before in before.iter_mut().rev() {
+            if before.beginning <= name.beginning {
+                match order(tree, before, &name) {
+                    Ordering::Less => break,
+                    Ordering::Equal => return Err(Twice(name)),
+                    Ordering::Greater => {}
+                }
             }
-            (this, before) = (last, rest);
+            *to = *before;
+            to = before;
         }
+        *to = name;
         Ok(())
     }
 

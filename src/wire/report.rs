@@ -9,7 +9,7 @@ use super::value::Number;
 pub(super) fn report(json: &[u8]) -> Option<Report> {
     // What is no text is in what a model said, not in what is counted.
     let text = str::from_utf8(json).map_or_else(|_| String::from_utf8_lossy(json), Cow::Borrowed);
-    let mut lex = Lex::of(&text)?;
+    let mut lex = Lex::of(text.as_bytes())?;
     Report::read(&mut lex).filter(|_| lex.is_over())
 }
 
@@ -171,7 +171,7 @@ macro_rules! read_members {
                 let mut whole = Self::default();
                 lex.members(|lex, name| {
                     match name {
-                        $(stringify!($member) => whole.$member = Read::read(lex)?,)+
+                        $(name if name == stringify!($member).as_bytes() => whole.$member = Read::read(lex)?,)+
                         _ => lex.skip()?,
                     }
                     Some(())

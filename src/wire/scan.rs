@@ -3,7 +3,7 @@
 use std::mem;
 use std::ops::Range;
 
-use bytestring::ByteString;
+use bytes::Bytes;
 
 use super::lex::{DEPTH_MAX, Lex};
 use super::names::{Names, Placed, Twice, beginning};
@@ -26,7 +26,7 @@ pub(super) struct Scanned {
 
 /// Why a text was not read to its end.
 pub(super) enum Stopped {
-    /// It is no JSON object.
+    /// It is no JSON object, or a text in it is no UTF-8.
     Syntax,
     /// A member is there twice; `at`: where the second's value is.
     Twice { name: String, at: usize },
@@ -36,7 +36,7 @@ pub(super) enum Stopped {
 
 /// An object of less than 4 GiB that is being read.
 pub(super) struct Scan {
-    text: ByteString,
+    text: Bytes,
     /// Where the reading is: at the beginning, or at a value or the blanks before one.
     at: usize,
     tree: Tree,
@@ -67,7 +67,7 @@ struct Part {
 const LIST: u32 = u32::MAX;
 
 impl Scan {
-    pub(super) fn of(text: ByteString) -> Self {
+    pub(super) fn of(text: Bytes) -> Self {
         Self {
             tree: Tree::of(text.clone()),
             text,
@@ -84,9 +84,13 @@ impl Scan {
         }
     }
 
-    /// All of it, as it is read.
-    pub(super) fn whole(&self) -> &str {
+    /// All of it.
+    pub(super) fn whole(&self) -> &[u8] {
         &self.text
+    }
+
+    pub(super) fn values(&self) -> u32 {
+        self.values
     }
 
     /// What has been read.
@@ -214,19 +218,28 @@ impl Scan {
     #[inline(always)]
     fn text(&mut self, lex: &mut Lex<'_>) -> Option<()> {
         let text @ Spelled { start, end, escapes, spelling } = lex.string()?;
-        let (at, bytes) = (self.tree.len(), end - start);
+        if spelling != Spelling::Ascii || estimate::may_be_media(lex.byte(start as usize + 1)) {
+            return self.other_text(&lex.clone(), text);
+        }
+        let bytes = end - start;
+        self.tree.push(Node::Spelled { start, bytes, escapes, has_others: false });
+        self.estimate += estimate::of_ascii(bytes - 2 - escapes);
+        Some(())
+    }
+
+    /// One that has other letters, another spelling, or media.
+    #[inline(never)]
+    fn other_text(&mut self, lex: &Lex<'_>, text: Spelled) -> Option<()> {
+        let at = self.tree.len();
+        let Spelled { start, end, escapes, spelling } = text;
         if spelling == Spelling::Other {
             self.tree.push_apart(&lex.read(text)?);
         } else {
+            str::from_utf8(lex.inside(text)?).ok()?;
             let has_others = spelling != Spelling::Ascii;
-            self.tree.push(Node::Spelled { start, bytes, escapes, has_others });
+            self.tree.push(Node::Spelled { start, bytes: end - start, escapes, has_others });
         }
-        self.estimate +=
-            if spelling == Spelling::Ascii && !estimate::may_be_media(lex.byte(start as usize + 1)) {
-                estimate::of_ascii(bytes - 2 - escapes)
-            } else {
-                estimate::of_value(self.tree.value(at))
-            };
+        self.estimate += estimate::of_value(self.tree.value(at));
         Some(())
     }
 
@@ -236,15 +249,13 @@ impl Scan {
         if lex.peek() != Some(b'"') {
             lex.pass_blanks()?;
         }
-        let name @ Spelled { start, end, escapes, .. } = lex.name()?;
+        let name @ Spelled { start, end, escapes, spelling } = lex.name()?;
         let at = self.tree.len() as u32;
-        let (bytes, beginning) = if escapes == 0 {
+        let (bytes, beginning) = if escapes == 0 && spelling == Spelling::Ascii {
             self.tree.push(Node::Name { start, bytes: end - start, next: LAST });
             (end - start - 2, lex.beginning(name))
         } else {
-            let name = lex.read(name)?;
-            self.tree.push_name_apart(&name);
-            (name.len() as u32, beginning(name.as_bytes(), 0, name.len()))
+            self.other_name(&lex.clone(), name)?
         };
         let name = Placed { beginning, node: at, start };
         if let Err(twice) = self.names.add(&self.tree, self.innermost.names, name) {
@@ -256,6 +267,19 @@ impl Scan {
             self.note_media(at);
         }
         Some(())
+    }
+
+    /// One that has other letters or escapes; its bytes when it is read, and how it begins.
+    #[cold]
+    fn other_name(&mut self, lex: &Lex<'_>, name: Spelled) -> Option<(u32, u64)> {
+        let Spelled { start, end, escapes, .. } = name;
+        let read = lex.read(name)?;
+        if escapes == 0 {
+            self.tree.push(Node::Name { start, bytes: end - start, next: LAST });
+        } else {
+            self.tree.push_name_apart(&read);
+        }
+        Some((read.len() as u32, beginning(read.as_bytes(), 0, read.len())))
     }
 
     #[cold]
@@ -319,7 +343,8 @@ mod tests {
             for body in [
                 format!("{{\"value\":{value}}}"),
                 format!(
-                    r#" {{"model": "\u0061", "messages": [ {{"content":[[1, 2.5],{{"image_url":{{"url":"{image}"}}}}] }},
+                    r#" {{"model": "\u0061", "messages": [ {{"content":[[1, 2.5],{{"image_url":{{"url":"{image}"}}}}]
+                       }},
                        {{"é":["","data:b",null,true] , "a":"b\n\"c\"", "b":{{}} }} ], "value": [{value}] }}"#
                 ),
             ] {

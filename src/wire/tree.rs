@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use bytestring::ByteString;
+use bytes::Bytes;
 use serde_json::Map;
 
 use super::estimate;
@@ -26,7 +26,8 @@ pub struct Members {
 
 #[derive(Default)]
 pub(super) struct Tree {
-    body: ByteString,
+    /// Of which all texts are UTF-8.
+    body: Bytes,
     /// Texts that the body does not spell in the canonical way, as they are read.
     apart: String,
     nodes: Vec<Node>,
@@ -82,7 +83,7 @@ const _: () = assert!(size_of::<Node>() == 16, "what is read of a body takes man
 
 impl Tree {
     /// Of a body whose values are pushed in their order.
-    pub(super) fn of(body: ByteString) -> Self {
+    pub(super) fn of(body: Bytes) -> Self {
         // As many as short messages have. Of names and values together there are twice the values at most.
         const BYTES_A_NODE: usize = 12;
         const NODES_MAX: usize = 2 * VALUES_MAX as usize;
@@ -190,18 +191,18 @@ impl Tree {
 
     /// What stands in the body there.
     pub(super) fn spelled(&self, start: u32, bytes: u32) -> &str {
-        slice(&self.body, start, bytes)
+        str::from_utf8(self.body_at(start, bytes)).unwrap_or_default()
     }
 
-    /// The same, wherever letters begin.
+    /// The same in bytes, without looking for letters.
     #[inline]
     pub(super) fn body_at(&self, start: u32, bytes: u32) -> &[u8] {
-        self.body.as_bytes().get(start as usize..start as usize + bytes as usize).unwrap_or_default()
+        self.body.get(start as usize..start as usize + bytes as usize).unwrap_or_default()
     }
 
     /// What stands apart there.
     pub(super) fn apart(&self, start: u32, bytes: u32) -> &str {
-        slice(&self.apart, start, bytes)
+        self.apart.get(start as usize..start as usize + bytes as usize).unwrap_or_default()
     }
 
     /// The place of what comes after the value there.
@@ -211,10 +212,6 @@ impl Tree {
             _ => at + 1,
         }
     }
-}
-
-fn slice(from: &str, start: u32, bytes: u32) -> &str {
-    from.get(start as usize..start as usize + bytes as usize).unwrap_or_default()
 }
 
 /// Bodies of more than 4 GiB are not read.

@@ -170,8 +170,8 @@ impl<'a> Text<'a> {
                 self.0.spelled(start + 1, bytes - 2).into()
             }
             Some(Node::Spelled { start, bytes, .. }) => {
-                let spelled = self.0.spelled(start, bytes);
-                serde_json::from_str::<String>(spelled).unwrap_or_default().into()
+                let spelled = self.0.tree.body_at(start, bytes);
+                serde_json::from_slice::<String>(spelled).unwrap_or_default().into()
             }
             Some(Node::Apart(start, bytes)) => self.0.apart(start, bytes).into(),
             _ => Cow::default(),
@@ -185,13 +185,13 @@ impl<'a> Text<'a> {
                 return ((bytes - 2 - escapes) as usize, 0);
             }
             Some(Node::Spelled { start, bytes, escapes, .. }) => {
-                (self.0.spelled(start, bytes), 2 + escapes as usize)
+                (self.0.tree.body_at(start, bytes), 2 + escapes as usize)
             }
-            Some(Node::Apart(start, bytes)) => (self.0.apart(start, bytes), 0),
+            Some(Node::Apart(start, bytes)) => (self.0.apart(start, bytes).as_bytes(), 0),
             _ => return (0, 0),
         };
         // So many at once that a byte can count them.
-        let pieces = spelled.as_bytes().chunks(usize::from(u8::MAX));
+        let pieces = spelled.chunks(usize::from(u8::MAX));
         let others: usize =
             pieces.map(|piece| usize::from(piece.iter().map(|byte| byte >> 7).sum::<u8>())).sum();
         (spelled.len() - more - others, others)
