@@ -97,3 +97,28 @@ async fn with_a_head_of_many_kilobytes() {
         arrived_whole(&llama, size);
     }
 }
+
+/// At once, in steps, and beside the threads that serve: it is the same to who asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn has_one_answer_however_it_is_read() {
+    let llama = llama::scripted().start().await;
+    let gateway = gateway::before(&llama).yaml("server: {threads: 1}").start().await;
+    let long = "0123456789".repeat(1000);
+    let texts = |count: usize| vec![format!("\"{long}\""); count].join(",");
+    let numbers = |count: usize| vec!["1"; count].join(",");
+    for (number, values) in [texts(4), texts(30), numbers(60_000), texts(80)].iter().enumerate() {
+        let ask = async |body: String| gateway.send(post("/v1/completions").body(body)).await;
+        let first = ask(format!(r#"{{"prompt":[{values}],"seed":{number},"model":"tiny"}}"#)).await;
+        assert_eq!((first.status, first.cache()), (200, "miss"), "{number}");
+        let again = format!(r#" {{ "model" : "tiny", "seed" : {number} , "prompt" :[ {values} ] }} "#);
+        let again = ask(again).await;
+        assert_eq!((again.cache(), &again.body), ("hit", &first.body), "{number}");
+        let twice = ask(format!(r#"{{"prompt":[{values}],"seed":1,"\u0073eed":2}}"#)).await;
+        refused(&twice, 400, "invalid_json");
+        let told = twice.json()["error"]["message"].to_string();
+        assert!(told.contains("`seed` is there twice"), "{told}");
+        let cut = ask(format!(r#"{{"prompt":[{values}"#)).await;
+        refused(&cut, 400, "invalid_json");
+    }
+    assert_eq!(llama.requests(), 4);
+}
