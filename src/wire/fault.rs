@@ -34,6 +34,7 @@ pub(super) fn stopped(body: &[u8], stopped: Stopped) -> Fault {
     };
     Fault::Syntax(match stopped {
         Stopped::Twice { name, at } => placed(&format!("the member `{name}` is there twice"), body, at),
+        Stopped::Long => "it has more than 4 GiB".to_owned(),
         Stopped::Many { at } => placed(&format!("it has more than {} values", VALUES_MAX), body, at),
         Stopped::Syntax => {
             let mut json = serde_json::Deserializer::from_str(text);

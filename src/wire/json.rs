@@ -1,7 +1,7 @@
 //! A request's JSON: parsed once, refused where two readers could understand it differently.
 //!
 //! serde_json keeps the last of two members with one name; llama-server may keep the other. Such a body is refused,
-//! so that what the gateway decided on is what the server sees. Depth is bounded by `lex.rs` (127).
+//! so that what the gateway decided on is what the server sees. Depth is bounded by `scan.rs` (127).
 
 use std::ops::Range;
 
@@ -35,53 +35,58 @@ pub struct Model {
     pub span: Range<usize>,
 }
 
-/// A body that is being read. Numbers keep their value, not their spelling.
+/// A body that is being read, in steps. Numbers keep their value, not their spelling.
 pub struct Reading(Scan);
 
+/// How far it has been read.
+pub enum Step {
+    More(Reading),
+    Whole(Document),
+}
+
 impl Reading {
-    pub fn of(body: &Bytes) -> Result<Self, Fault> {
-        if u32::try_from(body.len()).is_err() {
-            return Err(Fault::Syntax("it has more than 4 GiB".to_owned()));
-        }
-        Ok(Self(Scan::of(body.clone())))
+    pub fn of(body: &Bytes) -> Self {
+        Self(Scan::of(body.clone()))
     }
 
-    /// Reads so many bytes more, and on to the next value; whether that was all.
-    pub fn go_on(&mut self, bytes: usize) -> Result<bool, Fault> {
-        self.0.go_on(bytes).map_err(|stopped| fault::stopped(self.0.whole(), stopped))
-    }
-
-    /// How many values have been read.
-    pub fn values(&self) -> u32 {
+    /// How many values have been read, and names of members.
+    pub fn values(&self) -> usize {
         self.0.values()
     }
 
-    /// What has been read.
-    pub fn document(self) -> Result<Document, Fault> {
-        let Scanned { tree, names, model, estimate, media } = self.0.scanned();
-        let remote_media = remote_media(&tree, &names, &media);
-        let mut members = Members::new(tree, names, estimate);
-        let model = match (members.get("model").map(value::Value::read), model) {
-            (Some(Json::Text(name)), Some(span)) => {
-                let name = name.read();
-                if name.len() > MODEL_BYTES_MAX {
-                    return Err(long_model());
-                }
-                Some(Model { name: name.into_owned(), span })
-            }
-            (None | Some(Json::Null), _) => None,
-            (Some(_), _) => return Err(Fault::shape("`model` must be a string", Some("model"))),
-        };
-        members.remove("model");
-        Ok(Document { members, model, remote_media })
+    /// Reads so many bytes more, and on to the next value. `None`: it is refused, and [`parse`] says why.
+    pub fn go_on(mut self, bytes: usize) -> Option<Step> {
+        match self.0.go_on(bytes) {
+            Ok(false) => Some(Step::More(self)),
+            Ok(true) => document(self.0.scanned()).ok().map(Step::Whole),
+            Err(_) => None,
+        }
     }
 }
 
 /// Reads a body at once.
 pub fn parse(body: &Bytes) -> Result<Document, Fault> {
-    let mut reading = Reading::of(body)?;
-    reading.go_on(usize::MAX)?;
-    reading.document()
+    let mut scan = Scan::of(body.clone());
+    scan.go_on(usize::MAX).map_err(|stopped| fault::stopped(body, stopped))?;
+    document(scan.scanned())
+}
+
+fn document(Scanned { tree, names, model, estimate, media }: Scanned) -> Result<Document, Fault> {
+    let remote_media = remote_media(&tree, &names, &media);
+    let mut members = Members::new(tree, names, estimate);
+    let model = match (members.get("model").map(value::Value::read), model) {
+        (Some(Json::Text(name)), Some(span)) => {
+            let name = name.read();
+            if name.len() > MODEL_BYTES_MAX {
+                return Err(long_model());
+            }
+            Some(Model { name: name.into_owned(), span })
+        }
+        (None | Some(Json::Null), _) => None,
+        (Some(_), _) => return Err(Fault::shape("`model` must be a string", Some("model"))),
+    };
+    members.remove("model");
+    Ok(Document { members, model, remote_media })
 }
 
 /// The fault of a model's name that is too long to be one.

@@ -16,8 +16,9 @@ use super::value::Number;
 /// Lists and objects within each other: serde_json's bound, and not more than a thread's stack has room for.
 pub(super) const DEPTH_MAX: u8 = 127;
 
-/// From here on an exponent can matter that the standard library takes for another: it stops reading at 65,536.
-const LONG_NUMERAL_BYTES: usize = 1 << 16;
+/// From here on the standard library may take forty times as long as serde_json for the same double: 9 µs where many
+/// digits lie halfway between two. Far beyond, exponents matter that it takes for others: it stops reading at 65,536.
+const LONG_NUMERAL_BYTES: usize = 20;
 
 /// A JSON text of less than 4 GiB, as far as it was read: up to a value's first byte, wherever one is to be read. What
 /// gives `None` has met what is no JSON, or not what was asked for; nothing more is to be read then. Texts that are
@@ -235,7 +236,6 @@ impl<'a> Lex<'a> {
                 return Some(Number::Signed(number));
             }
         }
-        // The standard library does not read exponents to their end that have many digits before them to outweigh.
         let double: Option<f64> = match numeral.len() < LONG_NUMERAL_BYTES {
             true => numeral.parse().ok(),
             false => serde_json::from_str(numeral).ok(),

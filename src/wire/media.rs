@@ -29,6 +29,16 @@ const KNOWN: [(&str, Kind); 7] = [
     ("source", Kind::Source),
 ];
 
+/// A bit for each of their lengths.
+const LENGTHS: u64 = {
+    let (mut lengths, mut at) = (0, 0);
+    while at < KNOWN.len() {
+        lengths |= 1 << KNOWN[at].0.len();
+        at += 1;
+    }
+    lengths
+};
+
 /// How they begin.
 const BEGINNINGS: [u64; KNOWN.len()] = {
     let (mut beginnings, mut at) = ([0; KNOWN.len()], 0);
@@ -48,7 +58,7 @@ const BEGINNINGS: [u64; KNOWN.len()] = {
 #[inline(always)]
 pub(super) fn may_name(bytes: u32, beginning: u64) -> bool {
     // What most are not is told sooner by their length.
-    matches!(bytes, 6 | 8 | 9 | 11) && BEGINNINGS.contains(&beginning)
+    LENGTHS.checked_shr(bytes).is_some_and(|lengths| lengths & 1 == 1) && BEGINNINGS.contains(&beginning)
 }
 
 /// Whether a member of this name names media.
@@ -114,6 +124,12 @@ mod tests {
             (r#"{"messages":[{"content":[{"input_audio":{"data":"UklGRg=="}}]}]}"#, None),
             (r#"{"tools":[{"parameters":{"properties":{"image_url":{"url":"http://x"}}}}]}"#, None),
             (r#"{"messages":[{"content":"see http://x/"}]}"#, None),
+            (r#"{"messages":[{"content":[{"file_url":"//x/a"}]}]}"#, Some("file_url")),
+            (r#"{"messages":[{"audio_url":{"url":"gopher:x"}}]}"#, Some("audio_url")),
+            (r#"{"messages":[{"image\u005furl":"http://x/"}]}"#, Some("image_url")),
+            (r#"{"messages":[{"video_url":"http://x/"}],"tools":[]}"#, Some("video_url")),
+            (r#"{"image_url":"http://x/"}"#, None),
+            (r#"{"tools":[{"source":{"url":"http://x/"}}],"input":[{"sources":{"url":"http://x/"}}]}"#, None),
         ];
         for (body, expected) in cases {
             let document = parse(&Bytes::from_static(body.as_bytes())).expect("a JSON object");

@@ -34,7 +34,7 @@ pub use endpoint::{
 pub use envelope::ErrorBody;
 pub use fault::Fault;
 pub use framing::{Framing, Misframed, content_length, words};
-pub use json::{Document, Model, Reading, parse, refuse_slot, rename_model, wants_stream};
+pub use json::{Document, Model, Reading, Step, parse, refuse_slot, rename_model, wants_stream};
 pub use multipart::{model as multipart_model, rename as rename_multipart_model};
 pub use prefix::{BLOCK_BYTES, prefix};
 pub use rewrite::{Changes, RequestRules};

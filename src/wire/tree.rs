@@ -225,6 +225,11 @@ impl Members {
         Self { tree, names, estimate }
     }
 
+    /// How many values there are in all of them, and names.
+    pub fn values(&self) -> usize {
+        self.tree.len()
+    }
+
     /// How many tokens their text is likely to be.
     pub fn estimate(&self) -> u64 {
         self.estimate
