@@ -66,8 +66,8 @@ impl Memo {
         self.known.force_put(self.place(endpoint, body), Arc::new(known), 1);
     }
 
-    /// By its length, and by how it begins and ends, if it is long: to hash all of 256 KiB took 12 µs for each body that
-    /// is new. What is found is compared whole. Of two that differ in their middles alone, the later one is known.
+    /// By its length, and by how it begins and ends, if it is long: to hash all of 256 KiB took 12 µs for each body
+    /// that is new. What is found is compared whole. Of two that differ in their middles alone, the later one is known.
     fn place(&self, endpoint: &str, body: &[u8]) -> u64 {
         let rest = body.len().saturating_sub(END_BYTES);
         let (begin, end) = (body.get(..rest.min(END_BYTES)), body.get(rest..));
