@@ -6,6 +6,7 @@
 use std::io::{self, Write};
 
 use super::block::Block;
+use super::names::order_of_names;
 use super::value::{Json, Name, Number, Text, Value};
 
 /// Small pieces gather up to here before they are written.
@@ -63,7 +64,7 @@ impl<W: Write> Canonical<W> {
     /// An object of these members, of which no two have one name.
     pub fn object<'a>(&mut self, members: impl Iterator<Item = Name<'a>>) -> io::Result<()> {
         let mut members: Vec<Name<'_>> = members.collect();
-        members.sort_unstable_by(|one, other| one.order(*other));
+        members.sort_unstable_by(|one, other| order_of_names(*one, *other));
         self.members(members.into_iter())
     }
 

@@ -26,7 +26,7 @@ pub(super) fn of_value(value: Value<'_>) -> u64 {
 }
 
 #[inline(never)]
-pub(super) fn of_text(text: Text<'_>) -> u64 {
+fn of_text(text: Text<'_>) -> u64 {
     if is_media(text) {
         return MEDIA_TOKENS;
     }

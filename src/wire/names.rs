@@ -98,10 +98,9 @@ fn sort(tree: &Tree, names: &mut [Placed]) -> Result<(), Twice> {
     twice.map_or(Ok(()), |name| Err(Twice(name)))
 }
 
-/// By UTF-16 units (RFC 8785, section 3.2.3). It is the order of bytes, but for letters beyond 16 bits, whose first
-/// unit comes before U+E000: they begin with 0xF0 and more, and what is from there on with 0xEE or 0xEF.
+/// The order of two names that are being read, which most tell by how they begin.
 fn order(tree: &Tree, one: &Placed, other: &Placed) -> Ordering {
-    let whole = || order_of_whole(tree.name(one.node as usize), tree.name(other.node as usize));
+    let whole = || order_of_names(tree.name(one.node as usize), tree.name(other.node as usize));
     one.beginning.cmp(&other.beginning).then_with(whole)
 }
 
@@ -131,10 +130,12 @@ fn beginning_by_bytes(name: &[u8]) -> u64 {
     bytes.fold(0, |word, byte| word << 8 | u64::from(byte))
 }
 
-/// What comes behind all others.
+/// How letters from U+E000 on begin that have 16 bits: behind all others.
 const LATE: RangeInclusive<u8> = 0xee..=0xef;
 
-pub(super) fn order_of_whole(one: Name<'_>, other: Name<'_>) -> Ordering {
+/// The order of members in the canonical form, by UTF-16 units (RFC 8785, section 3.2.3). It is the order of bytes, but
+/// for letters beyond 16 bits, whose first unit comes before U+E000: they begin with 0xF0 and more.
+pub(super) fn order_of_names(one: Name<'_>, other: Name<'_>) -> Ordering {
     let (one, other) = (one.bytes(), other.bytes());
     // Eight bytes at a time: what they have in common may be long.
     for at in (0..one.len().min(other.len())).step_by(8) {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde_json::Map;
 
 use super::estimate;
+use super::names::order_of_names;
 use super::value::{Name, Number, Value, member};
 
 /// A value takes 16 bytes in memory, and as few as two in a body.
@@ -161,7 +162,7 @@ impl Tree {
                     self.push_json(value);
                 }
                 names.sort_unstable_by(|one, other| {
-                    self.name(*one as usize).order(self.name(*other as usize))
+                    order_of_names(self.name(*one as usize), self.name(*other as usize))
                 });
                 self.link(place(at), names.into_iter());
             }

@@ -1,12 +1,10 @@
 //! What stands in a body, as it is looked at: values, and the names and texts in them.
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::{fmt, iter};
 
 use serde::ser::{Serialize, Serializer};
 
-use super::names::order_of_whole;
 use super::tree::{LAST, Node, Tree, place};
 
 /// A value of a body.
@@ -235,11 +233,6 @@ impl<'a> Name<'a> {
             Some(Node::NameApart { start, bytes, .. }) => self.0.apart(start, bytes).as_bytes(),
             _ => &[],
         }
-    }
-
-    /// The order of members in the canonical form.
-    pub(super) fn order(self, other: Name<'_>) -> Ordering {
-        order_of_whole(self, other)
     }
 
     /// The member's value.
